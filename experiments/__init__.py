@@ -1,0 +1,1 @@
+"""The scripts, and what stands between a command line and the library."""

@@ -1,0 +1,158 @@
+"""From a script's command line to a finished run: parse, refuse or record, run, report.
+
+Exit codes: 0 done; 1 failed (traceback); 2 refused (one message, nothing made unless set-up failed
+inside the run); 130 and 143 stopped by SIGINT and SIGTERM after saving.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import _help, _mongo, _output, _rundir, _stop
+from experiments._arguments import Arguments, read_arguments
+from experiments._overrides import Resolved, resolve, resolve_resumed
+from experiments._script import Script
+from experiments._words import Words, read_words
+from marlcore.config_errors import ConfigError
+
+__all__ = ["Script", "commandline"]
+
+
+def commandline(script: Script, argv: Sequence[str]) -> int:
+    """Do what the command line (without the program's name) asks; returns the exit code."""
+    try:
+        arguments = read_arguments(argv)
+        if arguments.command == "help":
+            print(_help.help_text(script))
+            return 0
+        if arguments.command == "print_named_configs":
+            _help.print_named_configs(script)
+            return 0
+        words = read_words(arguments.words, script.named)
+        resolved = _resolve(script, words)
+        if arguments.command == "print_config":
+            _help.print_config(resolved)
+            return 0
+        return _start(script, arguments, words, resolved)
+    except ConfigError as error:
+        _print_error(error)
+        return 2
+    except KeyboardInterrupt:
+        return _stop.exit_code(signal.SIGINT)
+    except BrokenPipeError:  # `--help | head`
+        sys.stderr.close()
+        return 1
+
+
+def _resolve(script: Script, words: Words) -> Resolved:
+    if words.resume is None:
+        return resolve(words, base=script.base, named=script.named)
+    run_dir = _rundir.find_run(words.resume)
+    recorded = _rundir.read_config(run_dir)
+    return resolve_resumed(words, recorded, run_id=run_dir.name, base=script.base)
+
+
+def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolved) -> int:
+    """Make or find the run directory and train in it."""
+    options, resume = arguments.options, words.resume
+    if "--print-config" in options:
+        _help.print_config(resolved)
+    values = resolved.config.model_dump(mode="json")
+    run_id = options.get("--id")
+    if resume is not None and run_id is not None:
+        raise ConfigError("--id names a new run; a resumed run keeps its id")
+    checkpoint = _rundir.find_checkpoint(resume) if resume is not None else None
+    if run_id is not None:
+        _rundir.check_id(run_id)
+    mongo = _mongo.connect()
+    if resume is None:
+        run_dir = _rundir.create(script.name, values, run_id)
+    else:
+        run_dir = _rundir.find_run(resume)
+        _rundir.write_config(run_dir, values)
+    with _output.copied_to(run_dir / _rundir.OUTPUT), _stop.install():
+        return _train(script, resolved, run_dir, checkpoint, options, mongo)
+
+
+def _train(
+    script: Script,
+    resolved: Resolved,
+    run_dir: Path,
+    checkpoint: Path | None,
+    options: dict[str, str],
+    mongo: tuple[Any, str] | None,
+) -> int:
+    recorded_before = _recorded(run_dir)
+    print(f"run {run_dir.name} in {run_dir}" + (f", from {checkpoint}" if checkpoint else ""))
+    try:
+        from experiments import _run, _sacred
+
+        def main(sacred_run: Any) -> dict[str, Any]:
+            result = _run.run(
+                resolved.config, run_dir=run_dir, sacred_run=sacred_run, resume_from=checkpoint
+            )
+            stop = _stop.stop_requested()
+            if stop is not None and result.get("reason") not in ("completed", "success"):
+                raise _stop.StopRequested(stop)
+            return {k: str(v) if isinstance(v, Path) else v for k, v in result.items()}
+
+        config = resolved.config.model_dump(mode="json")
+        result = _sacred.run(
+            script, config, run_dir=run_dir, options=options, mongo=mongo, main=main
+        )
+    except KeyboardInterrupt as stop:
+        return _stopped(script, run_dir, stop)
+    except ValueError as error:
+        if _recorded(run_dir) == recorded_before:  # set-up failed: the user's to mend
+            _output.log_line(traceback.format_exc())
+            _print_error(error)
+            print(f"(traceback in {run_dir / _rundir.OUTPUT})", file=sys.stderr)
+            return 2
+        traceback.print_exc()
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    _print_result(result, script, run_dir)
+    return 0
+
+
+def _stopped(script: Script, run_dir: Path, stop: KeyboardInterrupt) -> int:
+    name = _stop.stop_requested() or "SIGINT"
+    saved = isinstance(stop, _stop.StopRequested)
+    how = "after saving a checkpoint" if saved else "at once: what follows the last one is lost"
+    print(f"stopped by {name} {how}", file=sys.stderr)
+    if _rundir.checkpoints(run_dir):
+        print(f"resume with: {_resume_command(script, run_dir)}", file=sys.stderr)
+    else:
+        print("there is no checkpoint to resume from", file=sys.stderr)
+    return _stop.exit_code(signal.Signals[name])
+
+
+def _resume_command(script: Script, run_dir: Path) -> str:
+    return f"python experiments/{script.name}.py with resume={run_dir.name}"
+
+
+def _print_result(result: dict[str, Any], script: Script, run_dir: Path) -> None:
+    from experiments.console import print_summary
+
+    print_summary(result, run_dir=run_dir, resume=_resume_command(script, run_dir))
+
+
+def _recorded(run_dir: Path) -> int:
+    """Size of the metrics file, by which set-up is told from training."""
+    path = run_dir / _rundir.METRICS
+    return path.stat().st_size if path.exists() else 0
+
+
+def _print_error(error: Exception) -> None:
+    lines = str(error).splitlines() or [type(error).__name__]
+    print(
+        "\n".join(["error: " + lines[0], *("       " + line for line in lines[1:])]),
+        file=sys.stderr,
+    )

@@ -1,0 +1,144 @@
+"""Named configs that the scripts share; each is a part of the configuration, put over the defaults.
+
+`python experiments/mappo.py print_named_configs` lists them with the comment of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Values = dict[str, Any]
+
+QUICKSTART: Values = {
+    "env": {
+        "kind": "peg_in_hole",
+        "observations": "state",
+        "reward": "staged",
+        "max_episode_steps": 200,
+        "num_actions_chunk": 1,
+    },
+    "policy": {"kind": "mlp", "hidden_sizes": [128, 128], "critic_hidden_sizes": [128, 128]},
+    "algorithm": {
+        "actor_lr": 3e-4,
+        "critic_lr": 3e-4,
+        "num_epochs": 8,
+        "num_minibatches": 8,
+        "target_kl": 0.03,
+    },
+    "training": {
+        "num_envs": 2,
+        "num_steps_per_rollout": 1000,
+        "total_timesteps": 150_000,
+        "stop_success_rate": 0.9,
+        "stop_window": 20,
+    },
+}
+"""Two arms learn to put the peg into the hole from state, in minutes on a CPU."""
+
+TWO_ARM: Values = {
+    "env": {
+        "kind": "peg_in_hole",
+        "reward": "dense",
+        "num_actions_chunk": 4,
+        "history_length": 2,
+        "max_episode_steps": 300,
+    },
+    "algorithm": {
+        "clip_epsilon": 0.2,
+        "actor_lr": 3e-4,
+        "critic_lr": 3e-4,
+        "entropy_coef": 0.01,
+        "value_coef": 0.5,
+        "num_epochs": 10,
+        "max_grad_norm": 0.5,
+    },
+    "training": {"num_envs": 4, "num_steps_per_rollout": 256, "total_timesteps": 1_000_000},
+}
+"""Two arms with the settings of earlier work: dense reward, chunks of 4, two observations.
+
+num_epochs=10 and the sizes of the rollout are a choice of ours: earlier work does not say.
+"""
+
+PAPER_UPDATE: Values = {
+    "policy": {"output_gain": 0.01},
+    "algorithm": {
+        "gamma": 0.99,
+        "clip_epsilon": 0.2,
+        "actor_lr": 5e-4,
+        "critic_lr": 5e-4,
+        "entropy_coef": 0.01,
+        "value_coef": 1.0,
+        "num_epochs": 10,
+        "num_minibatches": 1,
+        "max_grad_norm": 10.0,
+        "normalise_values": True,
+        "value_clip": 0.2,
+        "huber_delta": 10.0,
+    },
+}
+"""The update of the MAPPO paper (arXiv 2103.01955): one minibatch, normalised values, Huber."""
+
+
+def _game(name: str, total_timesteps: int, **algorithm: Any) -> Values:
+    return {
+        "env": {"kind": "game", "game": name, "max_episode_steps": 25},
+        "policy": {"kind": "mlp", "hidden_sizes": [64, 64], "critic_hidden_sizes": [64, 64]},
+        "algorithm": {"entropy_coef": 0.01, "num_minibatches": 4, **algorithm},
+        "training": {
+            "num_envs": 8,
+            "num_workers": 0,
+            "num_steps_per_rollout": 100,
+            "total_timesteps": total_timesteps,
+        },
+    }
+
+
+GAMES: dict[str, Values] = {
+    "partition": _game("partition", 40_000),
+    "sum_coordination": _game("sum_coordination", 80_000),
+    "climbing": _game("climbing", 80_000, entropy_coef=0.05),
+    "penalty": _game("penalty", 80_000, entropy_coef=0.05),
+}
+"""Small games with known solutions, seconds to a minute."""
+
+SIMPLE_SPREAD: Values = {
+    "env": {
+        "kind": "pettingzoo",
+        "factory": "mpe2.simple_spread_v3:parallel_env",
+        "factory_kwargs": {"N": 3, "max_cycles": 25},
+        "max_episode_steps": 25,
+    },
+    "policy": {"share_policy": True, "hidden_sizes": [64, 64], "critic_hidden_sizes": [64, 64]},
+    "algorithm": {"entropy_coef": 0.01, "num_epochs": 10, "num_minibatches": 1},
+    "training": {"num_envs": 16, "num_steps_per_rollout": 125, "total_timesteps": 1_000_000},
+}
+"""Three particles cover three landmarks (PettingZoo's MPE); needs the package mpe2."""
+
+COMMON: dict[str, Values] = {
+    "quickstart": QUICKSTART,
+    "two_arm": TWO_ARM,
+    **GAMES,
+    "simple_spread": SIMPLE_SPREAD,
+}
+
+MEANINGS: dict[str, str] = {
+    "quickstart": "two arms learn peg-in-hole from state, staged reward, minutes on a CPU",
+    "two_arm": "peg-in-hole with the settings of earlier work: dense reward, chunks of 4",
+    "partition": "game: agents must pick different options",
+    "sum_coordination": "game: agents' numbers must add up",
+    "climbing": "game: the best joint action stands beside the worst",
+    "penalty": "game: two best joint actions, penalties for mixing them",
+    "simple_spread": "PettingZoo's MPE: three particles cover three landmarks (needs mpe2)",
+    "mappo_paper": "the update with the MAPPO paper's numbers (arXiv 2103.01955)",
+    "acppo_paper": "the same with gamma_prime = gamma ** (1/N), the paper's choice",
+}
+"""What `--help` says of each."""
+
+
+def merged(*layers: Values) -> Values:
+    """Values of later layers over those of earlier ones, section by section."""
+    result: Values = {}
+    for layer in layers:
+        for section, values in layer.items():
+            result[section] = {**result.get(section, {}), **values}
+    return result

@@ -1,0 +1,198 @@
+"""The PPO update, once for all algorithms. arXiv 1707.06347.
+
+T decisions   E environments   N agents   B minibatch rows   K chunk   C critics.
+Sums run over processes: every process takes the same steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from marlcore import distributed
+from marlcore.algorithms.report import UpdateReport
+from marlcore.buffer import minibatches
+from marlcore.config import PPOConfig
+from marlcore.distributions import executed, executed_mask
+from marlcore.losses import clipped_policy_loss, value_loss
+from marlcore.policies.protocol import Policy
+from marlcore.types import Evaluation, Minibatch, Rollout, Targets
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over the rows of a microbatch, already divided by the minibatch's number of rows."""
+
+    policy_N: Tensor
+    value_C: Tensor
+    entropy_N: Tensor
+
+
+class PPOUpdater:
+    """Epochs of minibatches with a clipped policy loss and a value loss.
+
+        L = L_clip + value_coef L_value - entropy_coef E[H]
+
+    Args:
+        policy: whose actors and critics are trained.
+        config: coefficients; see `PPOConfig`.
+        shuffle: orders the minibatches; equal on every process.
+    """
+
+    def __init__(self, policy: Policy, config: PPOConfig, *, shuffle: torch.Generator) -> None:
+        self._policy, self._config, self._shuffle = policy, config, shuffle
+        self.optimiser = torch.optim.Adam(
+            [
+                {"params": _trained(policy.actors), "lr": config.actor_lr},
+                {"params": _trained(policy.critics), "lr": config.critic_lr},
+            ],
+            eps=1e-5,
+        )
+
+    def update(
+        self, rollout: Rollout, targets: Targets, *, remaining: float = 1.0
+    ) -> dict[str, float]:
+        """Improve the policy on a rollout; return the metrics.
+
+        Args:
+            rollout: of this process.
+            targets: advantages and value targets of the rollout.
+            remaining: share of the run still to come, for lr_decay.
+
+        Raises:
+            FloatingPointError: if a loss is not finite; the parameters keep their last good values.
+        """
+        config = self._config
+        self._set_learning_rates(remaining if config.lr_decay else 1.0)
+        report = UpdateReport(rollout, targets)
+        if config.normalise_values:
+            self._policy.value_moments.update(targets.value_targets.flatten(0, 1))
+        if config.normalise_advantages:
+            normalised = normalise_advantages(targets.advantages, rollout.active)
+            targets = Targets(advantages=normalised, value_targets=targets.value_targets)
+        for _ in range(config.num_epochs):
+            report.start_epoch()
+            for minibatch in minibatches(
+                rollout,
+                targets,
+                num_minibatches=config.num_minibatches,
+                generator=self._shuffle,
+            ):
+                self._step(minibatch, report)
+            if config.target_kl is not None and report.epoch_kl() > config.target_kl:
+                break
+        return {**report.metrics(), **self._policy.after_update(rollout)}
+
+    def _step(self, minibatch: Minibatch, report: UpdateReport) -> None:
+        """One optimiser step, over all processes and microbatches."""
+        config = self._config
+        self.optimiser.zero_grad()
+        weights = _row_weights(minibatch)
+        size = config.microbatch_size or minibatch.actions.shape[0]
+        for part in minibatch.split(size):
+            evaluation = self._policy.evaluate(part.inputs, part.actions)
+            losses = self.losses(part, evaluation, weights)
+            total = (
+                losses.policy_N.sum()
+                + config.value_coef * losses.value_C.sum()
+                - config.entropy_coef * losses.entropy_N.sum()
+            )
+            if not torch.isfinite(total):
+                raise FloatingPointError(
+                    f"the loss is {total.item()}: policy {losses.policy_N.tolist()}, value "
+                    f"{losses.value_C.tolist()}; lower algorithm.actor_lr and critic_lr or "
+                    "algorithm.max_grad_norm"
+                )
+            total.backward()
+            report.add(part, evaluation, losses, clip_epsilon=config.clip_epsilon)
+        actor_norm, critic_norm = (
+            self._clipped_norm(module) for module in (self._policy.actors, self._policy.critics)
+        )
+        report.add_norms(actor_norm, critic_norm)
+        self.optimiser.step()
+
+    def losses(self, part: Minibatch, evaluation: Evaluation, weights: RowWeights) -> Losses:
+        """Return the weighted losses of a microbatch, by agent and by critic."""
+        config = self._config
+        active_BN = part.executed_length > 0
+        log_probs_BNK, advantages_BN = evaluation.log_probs, part.advantages
+        old_BNK = part.log_probs
+        mask_BNK = executed_mask(log_probs_BNK.shape[-1], part.executed_length)
+        if config.ratio_level == "chunk":
+            policy_BN = clipped_policy_loss(
+                log_probs=executed(log_probs_BNK, part.executed_length).sum(-1),
+                old_log_probs=executed(old_BNK, part.executed_length).sum(-1),
+                advantages=advantages_BN,
+                clip_epsilon=config.clip_epsilon,
+            )
+        else:
+            policy_BNK = clipped_policy_loss(
+                log_probs=log_probs_BNK,
+                old_log_probs=old_BNK,
+                advantages=advantages_BN.unsqueeze(-1).expand_as(old_BNK),
+                clip_epsilon=config.clip_epsilon,
+            )
+            length = part.executed_length.clamp(min=1)
+            policy_BN = (policy_BNK * mask_BNK).sum(-1) / length
+        moments = self._policy.value_moments
+        value_BC = value_loss(
+            values=evaluation.values,
+            old_values=moments.normalise(part.values),
+            value_targets=moments.normalise(part.value_targets),
+            value_clip=config.value_clip,
+            huber_delta=config.huber_delta,
+        )
+        entropy_BN = executed(evaluation.entropy, part.executed_length).sum(-1)
+        return Losses(
+            policy_N=(policy_BN * active_BN).sum(0) * weights.per_agent,
+            value_C=(value_BC * _critic_rows(active_BN, value_BC)).sum(0) * weights.per_critic,
+            entropy_N=(entropy_BN * active_BN).sum(0) * weights.per_agent,
+        )
+
+    def _clipped_norm(self, module: nn.Module) -> Tensor:
+        distributed.sum_gradients(module)
+        return nn.utils.clip_grad_norm_(_trained(module), self._config.max_grad_norm)
+
+    def _set_learning_rates(self, factor: float) -> None:
+        rates = (self._config.actor_lr, self._config.critic_lr)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """1 / (number of active rows of the minibatch over all processes), as agents and critics see it."""
+
+    per_agent: Tensor
+    per_critic: Tensor
+
+
+def _row_weights(minibatch: Minibatch) -> RowWeights:
+    active_BN = minibatch.executed_length > 0
+    rows_BC = _critic_rows(active_BN, minibatch.value_targets)
+    agents = distributed.sum_over_ranks(active_BN.sum().float()).clamp(min=1)
+    critics = distributed.sum_over_ranks(rows_BC.sum().float()).clamp(min=1)
+    return RowWeights(per_agent=1 / agents, per_critic=1 / critics)
+
+
+def _critic_rows(active_BN: Tensor, like_BC: Tensor) -> Tensor:
+    """Rows that count for each critic [B, C]: its agent acted; for a central one, any did."""
+    if like_BC.shape[1] == active_BN.shape[1]:
+        return active_BN
+    return active_BN.any(-1, keepdim=True)
+
+
+def normalise_advantages(advantages: Tensor, active: Tensor) -> Tensor:
+    """Give each agent's active advantages [T, E, N] mean 0 and std 1, over all processes."""
+    weights = active.double()
+    count_N = distributed.sum_over_ranks(weights.sum((0, 1))).clamp(min=1)
+    mean_N = distributed.sum_over_ranks((advantages * weights).sum((0, 1))) / count_N
+    centred = advantages - mean_N
+    variance_N = distributed.sum_over_ranks((centred.square() * weights).sum((0, 1))) / count_N
+    return (centred / (variance_N.sqrt() + 1e-8)).to(advantages.dtype)
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -1,0 +1,116 @@
+"""Environment and policy in, rollouts out; the environment's state lives on between rollouts.
+
+T decisions   E environments   N agents   C critics.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from marlcore import distributed
+from marlcore.buffer import Buffer
+from marlcore.envs.protocol import Episode, Observation, VectorEnv, VectorStep
+from marlcore.policies.protocol import Policy
+from marlcore.rng import NoiseSource
+from marlcore.types import Decision, Inputs, Rollout, Step
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A rollout and what happened in it, over all processes."""
+
+    rollout: Rollout
+    episodes: tuple[Episode, ...]
+    """Finished in this rollout."""
+    num_env_steps: int
+    num_discarded: int
+    """Decisions lost to failures of environment workers."""
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Where the time went: env, policy."""
+
+
+class Collector:
+    """Runs T decisions of E environments at a time."""
+
+    def __init__(
+        self, env: VectorEnv, *, num_steps: int, noise: NoiseSource, device: torch.device
+    ) -> None:
+        self._env = env
+        self._num_steps = num_steps
+        self._noise = noise
+        self._device = device
+        self._buffer = Buffer(num_steps)
+        self._observations: Inputs | None = None
+
+    def start_from(self, observations: Observation) -> None:
+        """Go on from these observations [E, ...] instead of resetting (after a resume)."""
+        self._observations = self._to_device(observations)
+
+    def collect(self, policy: Policy) -> Collection:
+        """Run one rollout; valid until the next."""
+        if self._observations is None:
+            self._observations = self._to_device(self._env.reset())
+        episodes: list[Episode] = []
+        num_env_steps = num_discarded = 0
+        seconds = {"env": 0.0, "policy": 0.0}
+        for _ in range(self._num_steps):
+            start = time.perf_counter()
+            decision = policy.decide(self._observations, self._noise)
+            actions = decision.actions.cpu().numpy()
+            chosen = time.perf_counter()
+            outcome = self._env.step(actions)
+            seconds["policy"] += chosen - start
+            seconds["env"] += time.perf_counter() - chosen
+            self._store(policy, decision, outcome)
+            self._observations = self._to_device(outcome.observations)
+            episodes.extend(outcome.episodes)
+            num_env_steps += outcome.num_env_steps
+            num_discarded += int(outcome.discarded.sum())
+        rollout = self._buffer.rollout(bootstrap=policy.values(self._observations))
+        return _over_ranks(
+            Collection(rollout, tuple(episodes), num_env_steps, num_discarded, seconds)
+        )
+
+    def _store(self, policy: Policy, decision: Decision, outcome: VectorStep) -> None:
+        values = decision.values
+        next_values = torch.full_like(values, torch.nan)  # the buffer fills in successors
+        if outcome.truncated.any():  # a terminated state's value is never read
+            final = policy.values(self._to_device(outcome.final_observations))
+            truncated = torch.as_tensor(outcome.truncated, device=self._device)
+            next_values[truncated] = final[truncated]
+        discarded = torch.as_tensor(outcome.discarded, device=self._device)
+        self._buffer.cut_before(discarded)
+        terminated = torch.as_tensor(outcome.terminated, device=self._device)
+        truncated = torch.as_tensor(outcome.truncated, device=self._device)
+        self._buffer.append(
+            Step(
+                inputs=decision.inputs,
+                actions=decision.actions,
+                log_probs=decision.log_probs,
+                values=values,
+                rewards=torch.as_tensor(outcome.rewards, device=self._device),
+                next_values=next_values,
+                terminated=terminated,
+                episode_ended=terminated | truncated | discarded,
+                executed_length=torch.as_tensor(outcome.executed_length, device=self._device),
+            )
+        )
+
+    def _to_device(self, observations: Observation) -> Inputs:
+        return {name: torch.as_tensor(x).to(self._device) for name, x in observations.items()}
+
+
+def _over_ranks(own: Collection) -> Collection:
+    """Join what every process saw; the rollout stays this process's own."""
+    everyone = distributed.gather_objects((own.episodes, own.num_env_steps, own.num_discarded))
+    joined = [part for part in everyone if isinstance(part, tuple)]
+    return Collection(
+        rollout=own.rollout,
+        episodes=tuple(episode for episodes, _, _ in joined for episode in episodes),
+        num_env_steps=sum(steps for _, steps, _ in joined),
+        num_discarded=sum(lost for _, _, lost in joined),
+        seconds=own.seconds,
+    )

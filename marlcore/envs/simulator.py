@@ -1,0 +1,134 @@
+"""The boundary to robosuite 1.5.2: import it quietly, build one of its tasks, take its sensors.
+
+robosuite is untyped; what comes from it is Any. It is imported when a simulator is first built.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from marlcore.config import PegInHoleConfig
+from marlcore.envs.rendering import nearest
+
+PHYSICS_HZ = 500
+"""robosuite's physics steps a simulated second."""
+
+Sensor = Any
+"""Reads one observable: sensor(values read before it) -> value; `__modality__` is its group."""
+
+_LIBRARIES = ("libEGL.so.1", "libGL.so.1", "libgthread-2.0.so.0")
+_APT_GET = "apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0"
+_CHATTER = (
+    "No private macro file",
+    "It is recommended to use a private macro file",
+    "To setup, run: python",
+    "Could not import robosuite_models",
+    "Could not load the mink-based whole-body IK",
+    "The config has defined for the controller",
+)
+
+
+def import_robosuite() -> Any:
+    """Import robosuite without its start-up chatter; on Linux with EGL unless MUJOCO_GL is set."""
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # mujoco reads it once, when first imported
+    logging.getLogger("robosuite_logs").addFilter(_is_worth_reading)
+    try:
+        return importlib.import_module("robosuite")
+    except (
+        ImportError,
+        AttributeError,
+        OSError,
+    ) as error:  # PyOpenGL: AttributeError without libEGL
+        missing = [library for library in _LIBRARIES if not _loads(library)]
+        if sys.platform != "linux" or not missing:
+            raise
+        raise ImportError(
+            f"robosuite cannot be imported ({error}): this machine has no {', '.join(missing)}. "
+            f"Install with: {_APT_GET}"
+        ) from error
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING and not record.getMessage().startswith(_CHATTER)
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def make_simulator(config: PegInHoleConfig, *, seed: int) -> Any:
+    """Build the robosuite environment of a config, with soft resets, no renderer and no horizon.
+
+    Args:
+        config: task, robots, arrangement and control_hz.
+        seed: of what is drawn when the model is built, such as the peg's radius.
+    """
+    robosuite = import_robosuite()
+    _check_robots(config.robots)
+    if PHYSICS_HZ % config.control_hz:
+        raise ValueError(
+            f"env.control_hz {config.control_hz} does not divide the {PHYSICS_HZ} physics steps "
+            f"a second; use 20 or another divisor of {PHYSICS_HZ}"
+        )
+    if config.task == "TwoArmTransport" and config.reward == "dense":
+        raise ValueError(
+            "env.reward=dense: robosuite has none for TwoArmTransport; use env.reward=sparse"
+        )
+    grippers = {"gripper_types": None} if config.task == "TwoArmPegInHole" else {}
+    return robosuite.make(
+        config.task,
+        robots=list(config.robots),
+        env_configuration=config.arrangement,
+        control_freq=config.control_hz,
+        reward_shaping=config.reward == "dense",
+        has_renderer=False,
+        has_offscreen_renderer=False,
+        use_camera_obs=False,
+        renderer="mujoco",
+        hard_reset=False,
+        ignore_done=True,
+        lite_physics=True,
+        seed=seed,
+        **grippers,
+    )
+
+
+def _check_robots(names: tuple[str, str]) -> None:
+    models: Any = importlib.import_module("robosuite.models.robots.robot_model")
+    robots: Any = importlib.import_module("robosuite.robots")
+    classes: Mapping[str, Any] = models.REGISTERED_ROBOTS
+    makers: Mapping[str, Any] = robots.ROBOT_CLASS_MAPPING
+    allowed = sorted(name for name in makers if name in classes and len(classes[name].arms) == 1)
+    for name in names:
+        if name not in allowed:
+            raise ValueError(
+                f"env.robots: {name!r} is no one-armed robot of robosuite; "
+                f"did you mean {nearest(name, allowed)!r}? Allowed are {', '.join(allowed)}"
+            )
+
+
+def take_sensors(simulator: Any) -> dict[str, Sensor]:
+    """Take the observables out of a robosuite environment: its steps no longer update them.
+
+    robosuite samples them once a control step, after looking 25 times whether it is time. A sensor
+    is a function of the simulation's state alone: read when needed it gives the same numbers.
+    """
+    sensors = {name: observable._sensor for name, observable in simulator._observables.items()}
+    simulator._observables.clear()
+    return sensors
+
+
+def names_of(sensors: Mapping[str, Sensor], modality: str) -> list[str]:
+    """Names of the sensors whose values robosuite joins to `{modality}-state`, in its order."""
+    return [name for name, sensor in sensors.items() if sensor.__modality__ == modality]

@@ -1,0 +1,119 @@
+"""Whole episodes of a policy: metrics with their intervals, and a video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from marlcore.envs.protocol import Episode, Observation, VectorEnv
+from marlcore.metrics import episode_metrics
+from marlcore.policies.protocol import Policy
+from marlcore.rng import NoiseSource
+from marlcore.statistics import wilson_interval
+from marlcore.types import Inputs
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Episodes of one policy."""
+
+    episodes: tuple[Episode, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of phase eval."""
+        returns = np.array([episode.episode_return for episode in self.episodes])
+        return {**episode_metrics("eval", self.episodes), "eval/return_std": float(returns.std())}
+
+    def success_interval(self) -> tuple[float, float] | None:
+        """Return the Wilson interval of the success rate; None where the task has no success."""
+        if self.episodes[0].success is None:
+            return None
+        successes = sum(bool(episode.success) for episode in self.episodes)
+        return wilson_interval(successes, len(self.episodes))
+
+
+def evaluate(
+    policy: Policy,
+    env: VectorEnv,
+    *,
+    num_episodes: int,
+    noise: NoiseSource | None,
+    device: torch.device,
+) -> EvaluationResult:
+    """Run exactly `num_episodes`, the same number of each environment (give or take one).
+
+    Quotas, not the first to finish: otherwise short episodes would be counted too often.
+
+    Args:
+        policy: its mode acts where `noise` is None.
+        env: is reset first.
+        num_episodes: over all environments.
+        noise: samples actions instead.
+        device: of the policy.
+    """
+    quota = [len(range(e, num_episodes, env.num_envs)) for e in range(env.num_envs)]
+    finished: list[list[Episode]] = [[] for _ in quota]
+    observations = _to_device(env.reset(), device)
+    while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
+        decision = policy.decide(observations, noise)
+        outcome = env.step(decision.actions.cpu().numpy())
+        observations = _to_device(outcome.observations, device)
+        for episode in outcome.episodes:
+            if len(finished[episode.env_index]) < quota[episode.env_index]:
+                finished[episode.env_index].append(episode)
+    return EvaluationResult(tuple(episode for done in finished for episode in done))
+
+
+def record_video(
+    policy: Policy,
+    env: VectorEnv,
+    path: Path,
+    *,
+    device: torch.device,
+    max_episodes: int = 3,
+    fps: int = 20,
+) -> Episode:
+    """Film the first environment's episode, its next ones if it fails, and write the last filmed.
+
+    An H.264 file of one picture a decision: real time at chunk 1 and 20 Hz.
+
+    Returns:
+        The filmed episode.
+    """
+    observations = _to_device(env.reset(), device)
+    frames: list[NDArray[np.uint8]] = [env.render(0)]
+    filmed = 0
+    while True:
+        outcome = env.step(policy.decide(observations, None).actions.cpu().numpy())
+        observations = _to_device(outcome.observations, device)
+        episode = next((e for e in outcome.episodes if e.env_index == 0), None)
+        if episode is None:
+            frames.append(env.render(0))
+            continue
+        filmed += 1
+        if episode.success is not False or filmed == max_episodes:
+            _write_video(frames, path, fps)
+            return episode
+        frames = [env.render(0)]
+
+
+def _write_video(frames: Sequence[NDArray[np.uint8]], path: Path, fps: int) -> None:
+    import imageio_ffmpeg  # only where a video is made
+
+    height, width, _ = frames[0].shape
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="error"
+    )
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+
+
+def _to_device(observations: Observation, device: torch.device) -> Inputs:
+    return {name: torch.as_tensor(x).to(device) for name, x in observations.items()}

@@ -1,0 +1,119 @@
+"""Actors on vectors: perceptrons with Gaussian or categorical heads, shared or one each.
+
+E environments   N agents   n agents asked for   H history   O entries of one observation
+B numbers of one agent's belief parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from marlcore.distributions import ActionDistribution
+from marlcore.envs.protocol import EnvSpec
+from marlcore.policies.layout import ChunkLayout
+from marlcore.policies.networks import AgentMLP
+from marlcore.policies.protocol import Actors
+from marlcore.statistics import RunningMoments
+from marlcore.types import Inputs
+
+
+@dataclass(frozen=True)
+class GaussianHead:
+    """The state-independent log standard deviation of continuous actions."""
+
+    initial_log_std: float
+    learned: bool
+    min_log_std: float = -5.0
+    max_log_std: float = 2.0
+
+
+class MLPActors(Actors):
+    """One perceptron per agent, or one for all told apart by a one-hot id.
+
+    An entry an observer cannot see is zero after normalisation, the mean of what was seen.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        *,
+        hidden_sizes: Sequence[int],
+        activation: str,
+        output_gain: float,
+        share_policy: bool,
+        agent_id: bool,
+        uses_beliefs: bool,
+        head: GaussianHead,
+        normalise_observations: bool,
+        observation_clip: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.layout = ChunkLayout(spec.actions, spec.chunk_length)
+        N, H, O = spec.observation_shapes["vector"]  # noqa: E741 - the glossary's letter
+        self._share = share_policy
+        self._ids = torch.eye(N) if share_policy and agent_id else torch.zeros(N, 0)
+        belief = (N - 1) * self.layout.belief_size if uses_beliefs else 0
+        groups = 1 if share_policy else N
+        self.network = AgentMLP(
+            num_groups=groups,
+            sizes=(H * O + self._ids.shape[1] + belief, *hidden_sizes, self.layout.output_size),
+            activation=activation,
+            output_gain=output_gain,
+            generator=generator,
+        )
+        self._head = head
+        log_std = torch.full((groups, self.layout.width), head.initial_log_std)
+        self.log_std = nn.Parameter(log_std, requires_grad=head.learned)
+        self._normalise, self._clip = normalise_observations, observation_clip
+        self.moments = RunningMoments((O,) if share_policy else (N, O))
+        visible = torch.zeros(N, N, O) if spec.visible is None else torch.tensor(spec.visible)
+        self.register_buffer("_visible", visible.float(), persistent=False)
+
+    def encode(self, observations: Inputs) -> Inputs:
+        """Keep the vectors as they are; normalisation belongs to `distribution`."""
+        return {"vector": observations["vector"]}
+
+    def distribution(
+        self,
+        inputs: Inputs,
+        beliefs: Tensor | None,
+        *,
+        agents: Sequence[int],
+        observer: int | None = None,
+    ) -> ActionDistribution:
+        """Return the distributions [E, n, K, width] of some agents (see `Actors`)."""
+        picked = list(agents)
+        vector_EnHO = self._normalised(inputs["vector"])[:, picked]
+        if observer is not None:
+            vector_EnHO = vector_EnHO * self._visible[observer, picked].unsqueeze(1)
+        parts = [vector_EnHO.flatten(2)]
+        ids = self._ids.to(vector_EnHO.device)[picked]
+        parts.append(ids.expand(vector_EnHO.shape[0], *ids.shape))
+        if beliefs is not None:
+            parts.append(beliefs[:, picked])
+        outputs = self.network(torch.cat(parts, dim=-1), picked)
+        log_std = self.log_std.clamp(self._head.min_log_std, self._head.max_log_std)
+        log_std = log_std.expand(len(picked), -1) if self._share else log_std[picked]
+        return self.layout.from_outputs(outputs, log_std, agents=picked)
+
+    def features(self, inputs: Inputs) -> Tensor:
+        """Return the normalised vectors, flat: [E, N, H * O]."""
+        return self._normalised(inputs["vector"]).flatten(2)
+
+    @torch.no_grad()
+    def update_moments(self, inputs: Inputs) -> None:
+        """Fold the newest observation of each decision [T, E, N, H, O] into the moments."""
+        if self._normalise:
+            newest = inputs["vector"][:, :, :, 0].flatten(0, 1)
+            self.moments.update(newest.flatten(0, 1) if self._share else newest)
+
+    def _normalised(self, vector_ENHO: Tensor) -> Tensor:
+        if not self._normalise:
+            return vector_ENHO
+        swapped = vector_ENHO.transpose(1, 2)  # moments are [N, O] or [O]
+        return self.moments.normalise(swapped, self._clip).transpose(1, 2)

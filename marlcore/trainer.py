@@ -1,0 +1,238 @@
+"""The loop: collect, update, record, evaluate, save."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marlcore import distributed
+from marlcore.algorithms.ppo import PPOUpdater
+from marlcore.algorithms.protocol import Algorithm
+from marlcore.cadence import crossed
+from marlcore.checkpoint import (
+    CheckpointStore,
+    TrainState,
+    load_optimiser_tensors,
+    optimiser_tensors,
+)
+from marlcore.collector import Collection, Collector
+from marlcore.config import TrainingConfig
+from marlcore.envs.protocol import Episode, VectorEnv
+from marlcore.evaluation import EvaluationResult
+from marlcore.metrics import episode_metrics
+from marlcore.policies.protocol import Policy
+from marlcore.recording import Recorder
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    env_steps: int = 0
+    num_updates: int = 0
+    elapsed_s: float = 0.0
+    """Seconds of training, earlier attempts included."""
+    best_score: tuple[float, float] | None = None
+    """(success rate, return) of the best checkpoint."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why training ended, and where."""
+
+    progress: Progress
+    reason: str
+    """completed, success, or the name of the signal that asked for it."""
+    episodes: tuple[Episode, ...]
+    """The newest training episodes, `stop_window` of them at most."""
+
+
+class Trainer:
+    """Trains one policy with one algorithm; every process runs the same loop.
+
+    Args:
+        generators: every generator of the run by name, for the checkpoint.
+        evaluate: runs an evaluation of the policy on environments of its own.
+        stop_requested: name of a signal received, if any; asked between updates.
+        store: where checkpoints go; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TrainingConfig,
+        policy: Policy,
+        algorithm: Algorithm,
+        updater: PPOUpdater,
+        env: VectorEnv,
+        collector: Collector,
+        generators: Mapping[str, torch.Generator],
+        recorder: Recorder,
+        store: CheckpointStore | None,
+        evaluate: Callable[[Policy], EvaluationResult],
+        stop_requested: Callable[[], str | None],
+    ) -> None:
+        self._config = config
+        self._policy, self._algorithm, self._updater = policy, algorithm, updater
+        self._env, self._collector = env, collector
+        self._generators = generators
+        self._recorder, self._store = recorder, store
+        self._evaluate, self._stop_requested = evaluate, stop_requested
+        self._recent: deque[Episode] = deque(maxlen=config.stop_window)
+        self._saved_at = -1
+        self.progress = Progress()
+
+    def train(self) -> Outcome:
+        """Train until the env steps are used up, the success rate is reached or a signal came."""
+        while (reason := self._reason_to_end()) is None:
+            start = time.perf_counter()
+            collection = self._collector.collect(self._policy)
+            collected = time.perf_counter()
+            rollout = collection.rollout
+            targets = self._algorithm.targets(rollout)
+            remaining = 1 - self.progress.env_steps / self._config.total_timesteps
+            update = self._updater.update(rollout, targets, remaining=remaining)
+            end = time.perf_counter()
+            previous = self.progress
+            self._advance(collection, seconds=end - start)
+            times = {"env": collection.seconds["env"], "policy": collection.seconds["policy"]}
+            self._record(collection, update, {**times, "update": end - collected}, end - start)
+            if self._crossed(self._config.evaluate_every, previous):
+                self._record_evaluation()
+            if self._crossed(self._config.checkpoint_every, previous):
+                self.save()
+        self.save()
+        return Outcome(self.progress, reason, tuple(self._recent))
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, once."""
+        env_steps = self.progress.env_steps
+        if self._store is None or env_steps in (0, self._saved_at):
+            return
+        score = self._score()
+        best = self.progress.best_score
+        is_best = score is not None and (best is None or score >= best)
+        if is_best:
+            self.progress = replace(self.progress, best_score=score)
+        environments = distributed.gather_objects(self._env.state_dict())
+        if distributed.is_main():
+            state = self._state(environments)
+            self._store.save(state, env_steps=env_steps, is_best=is_best)
+        distributed.barrier()
+        self._saved_at = env_steps
+
+    def restore(self, state: TrainState) -> None:
+        """Go on from a checkpoint as if nothing had happened between.
+
+        Raises:
+            ValueError: if the checkpoint does not fit the run, naming what differs.
+        """
+        try:
+            self._policy.load_state_dict(state.policy, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint's policy does not fit this run: {error}") from error
+        load_optimiser_tensors(self._optimisers(), state.training)
+        for name, generator in self._generators.items():
+            generator.set_state(state.training[f"generator/{name}"])
+        environments = {
+            name.removeprefix("env/"): tensor.numpy()
+            for name, tensor in state.training.items()
+            if name.startswith("env/")
+        }
+        self._collector.start_from(self._env.load_state_dict(environments))
+        document: dict[str, Any] = dict(state.progress)
+        self._recent.extend(Episode(**episode) for episode in document.pop("recent_episodes"))
+        best = document.pop("best_score")
+        self.progress = Progress(**document, best_score=None if best is None else tuple(best))
+        self._saved_at = self.progress.env_steps
+
+    def _reason_to_end(self) -> str | None:
+        signal = self._stop_requested()
+        device = next(self._policy.parameters()).device
+        if distributed.any_over_ranks(signal is not None, device):
+            return signal or "signal on another process"
+        wanted = self._config.stop_success_rate
+        if wanted is not None and len(self._recent) == self._config.stop_window:
+            rate = sum(bool(e.success_held) for e in self._recent) / len(self._recent)
+            if rate >= wanted:
+                return "success"
+        return "completed" if self.progress.env_steps >= self._config.total_timesteps else None
+
+    def _advance(self, collection: Collection, *, seconds: float) -> None:
+        self._recent.extend(collection.episodes)
+        self.progress = replace(
+            self.progress,
+            env_steps=self.progress.env_steps + collection.num_env_steps,
+            num_updates=self.progress.num_updates + 1,
+            elapsed_s=self.progress.elapsed_s + seconds,
+        )
+
+    def _crossed(self, every: int | None, previous: Progress) -> bool:
+        if every is None:
+            return False
+        return crossed(every, before=previous.env_steps, after=self.progress.env_steps)
+
+    def _record(
+        self,
+        collection: Collection,
+        update: Mapping[str, float],
+        seconds: Mapping[str, float],
+        total_s: float,
+    ) -> None:
+        returns = [episode.episode_return for episode in collection.episodes]
+        extremes = (
+            {"rollout/return_min": min(returns), "rollout/return_max": max(returns)}
+            if returns
+            else {}
+        )
+        reward = distributed.sum_over_ranks(collection.rollout.rewards.mean())
+        metrics = {
+            **episode_metrics("rollout", collection.episodes),
+            **extremes,
+            "rollout/reward_mean": reward.item() / distributed.world_size(),
+            **update,
+            **{f"update/{name}": value for name, value in self._algorithm.resolved().items()},
+            **{f"time/{name}_s": value for name, value in seconds.items()},
+            "time/env_steps_per_s": collection.num_env_steps / total_s,
+            "time/elapsed_s": self.progress.elapsed_s,
+            "system/memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "system/num_discarded": float(collection.num_discarded),
+        }
+        self._recorder.record(metrics, step=self.progress.env_steps)
+
+    def _record_evaluation(self) -> None:
+        if distributed.is_main():
+            metrics = self._evaluate(self._policy).metrics()
+            self._recorder.record(metrics, step=self.progress.env_steps)
+        distributed.barrier()
+
+    def _score(self) -> tuple[float, float] | None:
+        if not self._recent:
+            return None
+        metrics = episode_metrics("rollout", list(self._recent))
+        return metrics.get("rollout/success_held_rate", 0.0), metrics["rollout/return_mean"]
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"ppo": self._updater.optimiser, **self._policy.optimisers}
+
+    def _state(self, environments: list[object]) -> TrainState:
+        training: dict[str, Tensor] = optimiser_tensors(self._optimisers())
+        for name, generator in self._generators.items():
+            training[f"generator/{name}"] = generator.get_state()
+        for part in environments:
+            assert isinstance(part, dict)
+            for name, array in part.items():
+                training[f"env/{name}"] = torch.from_numpy(np.ascontiguousarray(array))
+        progress = {
+            **asdict(self.progress),
+            "recent_episodes": [asdict(episode) for episode in self._recent],
+        }
+        return TrainState(self._policy.state_dict(), training, progress)

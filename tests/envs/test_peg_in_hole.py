@@ -1,0 +1,357 @@
+import gc
+import hashlib
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from marlcore.config import PegInHoleConfig, RewardWeights
+from marlcore.envs import rewards
+from marlcore.envs.observations import axis_angle
+from marlcore.envs.peg_in_hole import PegInHoleEnv
+from marlcore.envs.simulator import make_simulator
+
+CAMERAS = ("robot1_eye_in_hand", "frontview", "robot0_eye_in_hand")
+WITH_GRIPPERS = ("TwoArmLift", "TwoArmHandover", "TwoArmTransport")
+
+
+@pytest.fixture(scope="module")
+def env() -> Any:
+    """State observations, robosuite's dense reward, pictures small enough to be quick."""
+    made = PegInHoleEnv(PegInHoleConfig(reward="dense", cameras=CAMERAS, image_size=48), seed=3)
+    yield made
+    made.close()
+
+
+def random_actions(seed: int, num_steps: int, num_dims: int = 6) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.uniform(-1, 1, (num_steps, 2, num_dims)).astype(np.float32)
+
+
+def trajectory(env: PegInHoleEnv, *, seed: int, num_steps: int = 8) -> str:
+    """Digest of every bit of an episode with random actions."""
+    digest = hashlib.sha256()
+    env.reset(seed)
+    num_dims = env.spec.actions.num_dims
+    for action in random_actions(seed, num_steps, num_dims):
+        result = env.step(action)
+        digest.update(np.float64(result.reward).tobytes())
+        digest.update(env._data.qpos.tobytes() + env._data.qvel.tobytes())
+        for name in ("vector", "proprio", "state"):
+            digest.update(env._vectors()[name].tobytes())
+    return digest.hexdigest()
+
+
+def put_peg_into_hole(env: PegInHoleEnv) -> None:
+    """Move the plate's body in the model so that the hole is around the peg, whatever the arms do."""
+    mujoco, model, data = env._mujoco, env._model, env._data
+    peg, hole = env._bodies
+    peg_mat = data.xmat[peg].reshape(3, 3)
+    parent = int(model.body_parentid[hole])
+    parent_mat = data.xmat[parent].reshape(3, 3)
+    position = data.xpos[peg] - peg_mat[:, 0] * rewards.HOLE_OFFSET_M
+    model.body_pos[hole] = parent_mat.T @ (position - data.xpos[parent])
+    mujoco.mju_mat2Quat(model.body_quat[hole], (parent_mat.T @ peg_mat).ravel())
+    mujoco.mj_forward(model, data)
+
+
+def test_episodes_equal_robosuites_own_bit_for_bit(env: PegInHoleEnv) -> None:
+    stock = make_simulator(PegInHoleConfig(reward="dense"), seed=3)
+    stock.rng = np.random.default_rng(11)
+    stock.reset()
+    env.reset(11)
+    for action in random_actions(11, 40):
+        seen, reward, _, _ = stock.step(action.ravel().astype(np.float64))
+        result = env.step(action)
+        assert result.reward == reward
+        assert result.success == stock._check_success()
+        vectors = env._vectors()
+        own = [seen["robot0_proprio-state"], seen["robot1_proprio-state"]]
+        assert own[0].shape == (46,)
+        for agent in range(2):
+            expected = np.concatenate([own[agent], seen["object-state"]]).astype(np.float32)
+            np.testing.assert_array_equal(vectors["vector"][agent], expected)
+        expected = np.concatenate([*own, seen["object-state"]]).astype(np.float32)
+        np.testing.assert_array_equal(vectors["state"], expected)
+    stock.close()
+
+
+def test_geometry_equals_robosuites_own(env: PegInHoleEnv) -> None:
+    env.reset(5)
+    for action in random_actions(5, 5):
+        env.step(action)
+        peg, hole = env._bodies
+        data = env._data
+        geometry = rewards.peg_geometry(
+            peg_pos=data.xpos[peg],
+            peg_mat=data.xmat[peg].reshape(3, 3),
+            hole_pos=data.xpos[hole],
+            hole_mat=data.xmat[hole].reshape(3, 3),
+        )
+        assert (geometry.t, geometry.d, geometry.cos) == env._env._compute_orientation()
+
+
+def test_a_reset_depends_on_its_seed_alone(env: PegInHoleEnv) -> None:
+    first = trajectory(env, seed=7)
+    assert trajectory(env, seed=8) != first
+    env.reset(9)
+    for _ in range(20):
+        env.step(np.ones((2, 6), dtype=np.float32))
+    env.observe()
+    assert trajectory(env, seed=7) == first
+
+
+def test_another_process_runs_the_same_episode(env: PegInHoleEnv) -> None:
+    program = (
+        "from tests.envs.test_peg_in_hole import trajectory, PegInHoleConfig, PegInHoleEnv;"
+        "env = PegInHoleEnv(PegInHoleConfig(reward='dense'), seed=3);"
+        "env.reset(0); env.close();"
+        "env = PegInHoleEnv(PegInHoleConfig(reward='dense'), seed=3); print(trajectory(env, seed=7))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == trajectory(env, seed=7)
+    assert done.stderr == ""
+
+
+def test_the_constructors_seed_draws_the_pegs_radius(env: PegInHoleEnv) -> None:
+    other = PegInHoleEnv(PegInHoleConfig(), seed=4)
+    radii = [made._model.geom("peg_g0").size[0] for made in (env, other)]
+    assert radii[0] != radii[1]
+    other.reset(0)
+    assert other._model.geom("peg_g0").size[0] == radii[1]
+    other.close()
+
+
+def test_the_specification_is_what_is_observed(env: PegInHoleEnv) -> None:
+    env.reset(0)
+    observation = env.observe()
+    assert {name: array.shape for name, array in observation.items()} == (
+        env.spec.observation_shapes
+    )
+    assert {name: array.dtype.name for name, array in observation.items()} == (
+        env.spec.observation_dtypes
+    )
+    assert observation["vector"].shape == (2, 46 + 17)
+    assert observation["state"].shape == (2 * 46 + 17,)
+    assert env.spec.actions.sizes == (6, 6)
+    assert len(env.spec.instructions) == 2
+
+
+def test_proprio_is_position_axis_angle_and_two_zeros(env: PegInHoleEnv) -> None:
+    made = PegInHoleEnv(PegInHoleConfig(observations="proprio"), seed=3)
+    made.reset(1)
+    env.reset(1)
+    observation = made.observe()
+    for agent, proprio in enumerate(observation["proprio"]):
+        site = made._env.robots[agent].eef_site_id["right"]
+        np.testing.assert_allclose(proprio[:3], made._data.site_xpos[site], rtol=1e-6)
+        np.testing.assert_array_equal(proprio[6:], 0.0)
+    np.testing.assert_array_equal(observation["vector"], observation["proprio"])
+    np.testing.assert_array_equal(observation["state"], observation["proprio"].ravel())
+    np.testing.assert_array_equal(observation["proprio"], env.observe()["proprio"])
+    np.testing.assert_array_equal(made.spec.visible, np.eye(2, dtype=bool)[:, :, None].repeat(8, 2))
+    made.close()
+
+
+def test_axis_angle_of_a_hand_that_points_down_is_pi_about_x() -> None:
+    np.testing.assert_allclose(axis_angle(np.array([1.0, 0, 0, 0])), [np.pi, 0, 0])
+    np.testing.assert_allclose(axis_angle(np.array([0, 0, 0, 1.0])), 0)
+    # A quarter turn about z: (0, 0, sin 45, cos 45).
+    quarter = np.array([0, 0, np.sqrt(0.5), np.sqrt(0.5)])
+    np.testing.assert_allclose(axis_angle(quarter), [0, 0, np.pi / 2])
+
+
+def test_agents_see_the_object_in_each_others_vector_and_no_more(env: PegInHoleEnv) -> None:
+    visible = env.spec.visible
+    assert visible is not None
+    env.reset(2)
+    before = env.observe()["vector"]
+    # Arm 1's velocities and accelerations are its own: agent 0 must not see them change.
+    env._data.qvel[7:14] += 0.5
+    env._mujoco.mj_forward(env._model, env._data)
+    changed = env.observe()["vector"][1] != before[1]
+    assert changed.any()
+    assert not (changed & visible[0, 1]).any()
+    # Moving arm 1 moves the plate: agent 0 sees that, in the object's entries of either vector.
+    env._data.qpos[7:14] += 0.2
+    env._mujoco.mj_forward(env._model, env._data)
+    moved = env.observe()["vector"]
+    assert ((moved[1] != before[1]) & visible[0, 1]).any()
+    np.testing.assert_array_equal(moved[0][visible[0, 1]], moved[1][visible[0, 1]])
+    assert visible[0, 0].all() and visible[1, 1].all()
+
+
+def test_the_peg_in_the_hole_is_a_success_that_ends_an_episode_only_if_told() -> None:
+    for terminate in (False, True):
+        made = PegInHoleEnv(PegInHoleConfig(terminate_on_success=terminate), seed=0)
+        made.reset(0)
+        assert not made.step(np.zeros((2, 6), dtype=np.float32)).success
+        put_peg_into_hole(made)
+        reward, success = made._outcome()
+        assert success and made._env._check_success()
+        assert reward == pytest.approx(1.85)
+        result = made.step(np.zeros((2, 6), dtype=np.float32))
+        assert result.success
+        assert result.terminated is terminate
+        made.close()
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_rewards_are_those_of_the_configuration(kind: Any) -> None:
+    weights = {"reward_weights": RewardWeights(reaching=0.4)} if kind == "dense" else {}
+    made = PegInHoleEnv(PegInHoleConfig(reward=kind, **weights), seed=0)
+    made.reset(0)
+    reward = made.step(np.zeros((2, 6), dtype=np.float32)).reward
+    if kind == "sparse":
+        assert reward == 0.0
+        put_peg_into_hole(made)
+        assert made._outcome() == (1.0, True)
+    else:
+        reach = np.linalg.norm(np.subtract(*(made._data.xpos[body] for body in made._bodies)))
+        made._env.reward_shaping = True
+        stock = made._env.reward()
+        assert reward == pytest.approx(stock - 0.6 * (1 - np.tanh(reach)) / 5)
+    made.close()
+
+
+@pytest.mark.parametrize("task", WITH_GRIPPERS)
+def test_tasks_with_grippers_make_step_and_repeat(task: Any) -> None:
+    kind = "sparse" if task == "TwoArmTransport" else "dense"
+    made = PegInHoleEnv(PegInHoleConfig(task=task, reward=kind), seed=0)
+    assert made.spec.actions.sizes == (7, 7)
+    first = trajectory(made, seed=1, num_steps=3)
+    assert trajectory(made, seed=2, num_steps=3) != first
+    assert trajectory(made, seed=1, num_steps=3) == first
+    gripper = made.observe()["proprio"][:, 6:]
+    assert gripper.shape == (2, 2) and (gripper != 0).all()
+    made.close()
+
+
+def test_agents_see_the_shared_cameras_and_their_own(env: PegInHoleEnv) -> None:
+    env.reset(0)
+    images = env.observe()["images"]
+    assert images.shape == (2, 2, 48, 48, 3)
+    np.testing.assert_array_equal(images[0, 0], images[1, 0])
+    assert (images[0, 1] != images[1, 1]).any()
+
+
+def test_pictures_are_upright(env: PegInHoleEnv) -> None:
+    env.reset(0)
+    picture = env.observe()["images"][0, 0].astype(np.int64)
+    red = picture[..., 0] - picture[..., 1:].max(axis=-1) > 60  # the plate
+    assert red.any()
+    # The wall behind the arms is grey; the floor below them is brown wood.
+    colour = picture.max(axis=-1) - picture.min(axis=-1)
+    assert colour[:8].mean() < colour[-8:].mean()
+    assert np.nonzero(red)[0].mean() > 24  # the plate hangs below the middle, where frontview looks
+
+
+def test_pictures_survive_resets_other_environments_and_garbage_collection(
+    env: PegInHoleEnv,
+) -> None:
+    env.reset(4)
+    before = env.observe()["images"]
+    assert before.std() > 20
+    for _ in range(3):
+        other = PegInHoleEnv(PegInHoleConfig(cameras=("frontview",), image_size=48), seed=3)
+        other.reset(4)
+        np.testing.assert_array_equal(other.observe()["images"][0, 0], before[0, 0])
+        del other  # without close: what it held is freed by the collector
+        gc.collect()
+        for seed in range(10):
+            env.reset(seed)
+        env.reset(4)
+        np.testing.assert_array_equal(env.observe()["images"], before)
+
+
+def test_render_needs_no_cameras_and_shows_the_scene() -> None:
+    made = PegInHoleEnv(PegInHoleConfig(), seed=0)
+    made.reset(0)
+    picture = made.render()
+    assert picture.shape == (480, 640, 3) and picture.dtype == np.uint8
+    assert picture.std() > 20
+    made.close()
+    made.close()
+
+
+def test_bad_cameras_robots_rates_and_rewards_are_refused_with_a_way_out() -> None:
+    for config, message in [
+        ({"cameras": ("frontvew",)}, "did you mean 'frontview'.*Allowed are .*agentview"),
+        ({"cameras": ("robot0_eye_in_hand",)}, r"gives the agents \[1, 0\] views"),
+        ({"cameras": ("frontview", "frontview")}, "names a camera twice"),
+        ({"robots": ("Panda", "Sawyr")}, "did you mean 'Sawyer'"),
+        ({"robots": ("Panda", "Baxter")}, "'Baxter' is no one-armed robot"),
+        ({"control_hz": 60}, "60 does not divide the 500"),
+        ({"task": "TwoArmTransport", "reward": "dense"}, "use env.reward=sparse"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            PegInHoleEnv(PegInHoleConfig(**config), seed=0)
+
+
+def test_bad_actions_are_refused(env: PegInHoleEnv) -> None:
+    env.reset(0)
+    with pytest.raises(ValueError, match=r"shape \(12,\); TwoArmPegInHole takes \(2, 6\)"):
+        env.step(np.zeros(12, dtype=np.float32))
+    with pytest.raises(ValueError, match="not all finite"):
+        env.step(np.full((2, 6), np.nan, dtype=np.float32))
+
+
+def test_an_episode_must_be_started(env: PegInHoleEnv) -> None:
+    made = PegInHoleEnv(PegInHoleConfig(), seed=0)
+    with pytest.raises(ValueError, match="call reset"):
+        made.step(np.zeros((2, 6), dtype=np.float32))
+    with pytest.raises(ValueError, match="call reset"):
+        made.observe()
+    made.close()
+
+
+def test_a_simulation_that_diverges_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes MUJOCO_LOG.TXT here
+    made = PegInHoleEnv(PegInHoleConfig(), seed=0)
+    made.reset(0)
+    made._data.qvel[0] = 1e12
+    with pytest.raises(RuntimeError, match="diverged"):
+        made.step(np.zeros((2, 6), dtype=np.float32))
+    made.reset(0)
+    made.step(np.zeros((2, 6), dtype=np.float32))
+    made.close()
+
+
+def test_importing_the_module_imports_no_simulator_and_making_one_is_quiet(tmp_path: Any) -> None:
+    program = (
+        "import sys; from marlcore.config import PegInHoleConfig;"
+        "from marlcore.envs.peg_in_hole import PegInHoleEnv;"
+        "assert not {'robosuite', 'mujoco', 'torch'} & set(sys.modules);"
+        "env = PegInHoleEnv(PegInHoleConfig(), seed=0); env.reset(0); env.render()"
+    )
+    path = [entry for entry in sys.path if entry]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {path}; {program}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_system_libraries_are_named_with_the_command_that_installs_them() -> None:
+    program = (
+        "import sys, ctypes, marlcore.envs.simulator as simulator\n"
+        "class Without:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'cv2':\n"
+        "            raise ImportError('libGL.so.1: cannot open shared object file')\n"
+        "sys.meta_path.insert(0, Without())\n"
+        "simulator._loads = lambda library: library != 'libGL.so.1'\n"
+        "simulator.import_robosuite()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "has no libGL.so.1. Install with: apt-get install -y" in done.stderr

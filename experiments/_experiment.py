@@ -76,7 +76,11 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
         run_dir = _rundir.find_run(resume)
         _rundir.write_config(run_dir, values)
     with _output.copied_to(run_dir / _rundir.OUTPUT), _stop.install():
-        return _train(script, resolved, run_dir, checkpoint, options, mongo)
+        try:
+            return _train(script, resolved, run_dir, checkpoint, options, mongo)
+        finally:
+            if mongo is not None:
+                mongo[0].close()
 
 
 def _train(

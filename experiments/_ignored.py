@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from marlcore.config import ACPPOConfig, ExperimentConfig, IPPOConfig, MLPConfig, PegInHoleConfig
+from marlcore.config import (
+    ACPPOConfig,
+    ExperimentConfig,
+    GameConfig,
+    IPPOConfig,
+    MLPConfig,
+    PegInHoleConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -135,8 +142,8 @@ IGNORED = (
     ),
     Rule(
         ("policy.initial_log_std", "policy.learn_std"),
-        lambda config: config.env.kind == "game",
-        "the games have discrete actions, which have no standard deviation",
+        lambda config: isinstance(config.env, GameConfig) and config.env.game != "sum_coordination",
+        "this game has discrete actions, which have no standard deviation",
         "leave it out",
     ),
     Rule(

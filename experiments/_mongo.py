@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from typing import Any
 
 from marlcore.config_errors import ConfigError
@@ -27,13 +28,13 @@ def connect() -> tuple[Any, str] | None:
     import pymongo
     from pymongo import errors
 
-    milliseconds = int(TIMEOUT_S * 1000)
+    timeout_ms = int(TIMEOUT_S * 1000)
     try:
-        client: Any = pymongo.MongoClient(
-            uri,
-            serverSelectionTimeoutMS=milliseconds,
-            connectTimeoutMS=milliseconds,
-        )
+        with warnings.catch_warnings():  # they quote options of the URI
+            warnings.simplefilter("ignore")
+            client: Any = pymongo.MongoClient(
+                uri, serverSelectionTimeoutMS=timeout_ms, connectTimeoutMS=timeout_ms
+            )
         database = client.get_default_database(DATABASE).name
     except (errors.PyMongoError, ValueError, TypeError) as error:
         raise ConfigError(
@@ -43,11 +44,13 @@ def connect() -> tuple[Any, str] | None:
     try:
         client[database].runs.find_one({}, {"_id": 1})
     except errors.OperationFailure as error:
+        client.close()
         raise ConfigError(
             f"MongoDB at {redacted(uri)} refuses access (code {error.code}); check user, password "
             f"and rights in {VARIABLE}, or unset it"
         ) from None
     except errors.PyMongoError as error:
+        client.close()
         raise ConfigError(
             f"MongoDB at {redacted(uri)} does not answer within {TIMEOUT_S:g} s "
             f"({type(error).__name__}); start it, correct {VARIABLE}, or unset it"

@@ -81,7 +81,7 @@ PAPER_UPDATE: Values = {
 
 def _game(name: str, total_timesteps: int, **algorithm: Any) -> Values:
     return {
-        "env": {"kind": "game", "game": name, "max_episode_steps": 25},
+        "env": {"kind": "game", "game": name},
         "policy": {"kind": "mlp", "hidden_sizes": [64, 64], "critic_hidden_sizes": [64, 64]},
         "algorithm": {"entropy_coef": 0.01, "num_minibatches": 4, **algorithm},
         "training": {
@@ -124,8 +124,8 @@ COMMON: dict[str, Values] = {
 MEANINGS: dict[str, str] = {
     "quickstart": "two arms learn peg-in-hole from state, staged reward, minutes on a CPU",
     "two_arm": "peg-in-hole with the settings of earlier work: dense reward, chunks of 4",
-    "partition": "game: agents must pick different options",
-    "sum_coordination": "game: agents' numbers must add up",
+    "partition": "game: two agents must choose differently",
+    "sum_coordination": "game: four numbers must add up to what all see (continuous)",
     "climbing": "game: the best joint action stands beside the worst",
     "penalty": "game: two best joint actions, penalties for mixing them",
     "simple_spread": "PettingZoo's MPE: three particles cover three landmarks (needs mpe2)",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,10 +24,13 @@ class _Tee(io.TextIOBase):
     def write(self, text: str) -> int:
         self.log.write(text)
         self.log.flush()
-        return self.stream.write(text)
+        with suppress(OSError):  # a terminal that went away does not end the run
+            self.stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        self.stream.flush()
+        with suppress(OSError):
+            self.stream.flush()
 
     def isatty(self) -> bool:
         return self.stream.isatty()

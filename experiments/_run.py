@@ -99,7 +99,8 @@ def run(
         state = None if resume_from is None else _load(run_dir, resume_from, device)
         recorder = _recorder(config, run_dir, sacred_run, state)
         stack.callback(recorder.close)
-        trainer = _trainer(config, env, device, recorder, run_dir)
+        store = CheckpointStore(run_dir, keep=training.keep_checkpoints)
+        trainer = build_trainer(config, env=env, device=device, recorder=recorder, store=store)
         if state is not None:
             trainer.restore(state)
         outcome = trainer.train()
@@ -110,9 +111,15 @@ def run(
     return result
 
 
-def _trainer(
-    config: ExperimentConfig, env: VectorEnv, device: torch.device, recorder: Recorder, run_dir: Path
+def build_trainer(
+    config: ExperimentConfig,
+    *,
+    env: VectorEnv,
+    device: torch.device,
+    recorder: Recorder,
+    store: CheckpointStore | None,
 ) -> Trainer:
+    """Put together what trains `config` in `env`; the policy is built here, on `device`."""
     training = config.training
     algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
     actions, shuffle = (make_generator(config.seed, name) for name in ("actions", "minibatches"))
@@ -131,7 +138,7 @@ def _trainer(
         ),
         generators={"actions": actions, "minibatches": shuffle},
         recorder=recorder,
-        store=CheckpointStore(run_dir, keep=training.keep_checkpoints),
+        store=store,
         evaluate=lambda policy: _evaluate(
             config, policy, training.num_eval_episodes, config.seed, True, device
         ),

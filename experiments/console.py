@@ -73,6 +73,7 @@ class ConsoleRecorder:
             self._show(self._progress() + "  " + describe(metrics, _SHOWN), metrics)
         evaluation = describe(metrics, _SHOWN_EVALUATION)
         if evaluation:
+            self._release()
             self._print(f"evaluation at {step:,} env steps  {evaluation}")
 
     def add_artifact(self, path: Path) -> None:
@@ -83,8 +84,13 @@ class ConsoleRecorder:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        self._release()
+
+    def _release(self) -> None:
+        """Show the line that was held back; the live display showed it already."""
         if self._held is not None:
-            self._print(self._held)
+            (_output.log_line if self._mode == "rich" else _print_now)(self._held)
+            self._held = None
 
     def _show(self, line: str, metrics: Mapping[str, float]) -> None:
         """Update the display; a line at most every few seconds, the first and last always."""
@@ -94,20 +100,14 @@ class ConsoleRecorder:
         self._held = line
         if now - self._last_line_at >= _LINE_EVERY_S:
             self._last_line_at = now
-            if self._mode == "rich":
-                _output.log_line(line)
-                self._held = None
-            else:
-                self._print(line)
+            self._release()
 
     def _print(self, line: str) -> None:
-        if line == self._held:
-            self._held = None
         if self._mode == "rich" and self._live is not None:
             self._live.console.print(line, markup=False, highlight=False)
             _output.log_line(line)
         else:
-            print(line, flush=True)
+            _print_now(line)
 
     def _progress(self) -> str:
         share = min(1.0, self._step / self._total)
@@ -141,6 +141,10 @@ class ConsoleRecorder:
             table.add_row(Text(label, style="dim"), Text(text))
         bar = ProgressBar(total=self._total, completed=min(self._step, self._total), width=60)
         self._live.update(Group(Text(self._progress()), bar, table), refresh=True)
+
+
+def _print_now(line: str) -> None:
+    print(line, flush=True)
 
 
 def describe(metrics: Mapping[str, float], shown: tuple[tuple[str, str, str], ...]) -> str:

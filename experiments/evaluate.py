@@ -12,6 +12,7 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -136,13 +137,14 @@ def _evaluate(
 
     if video is not None:
         video.parent.mkdir(exist_ok=True)
-    result: dict[str, Any] = _run.evaluate_run(
-        checkpoint,
-        num_episodes=arguments.episodes,
-        seed=arguments.seed,
-        deterministic=not arguments.stochastic,
-        video=video,
-    )
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        result: dict[str, Any] = _run.evaluate_run(
+            checkpoint,
+            num_episodes=arguments.episodes,
+            seed=arguments.seed,
+            deterministic=not arguments.stochastic,
+            video=video,
+        )
     return {"checkpoint": str(checkpoint), **result}
 
 

@@ -19,7 +19,7 @@ from experiments._experiment import Script, commandline
 from marlcore.config import IPPOConfig
 
 SCRIPT = Script(
-    doc=__doc__,
+    doc=__doc__ or "",
     algorithm=IPPOConfig(),
     named={
         **_named.COMMON,

@@ -16,7 +16,6 @@ from experiments.console import ConsoleRecorder
 from marlcore.config import ExperimentConfig, LoggingConfig
 from marlcore.recording import JsonLinesRecorder, Recorder, TeeRecorder, drop_after
 
-
 _NAMES_OF_SACRED = ("run.json", "config.json", "cout.txt", "metrics.json")
 """An artifact of such a name would end Sacred's recording of files."""
 
@@ -76,12 +75,12 @@ class WandbRecorder:
         self._run.log({**metrics, "env_steps": step})
 
     def add_artifact(self, path: Path) -> None:
-        """Upload the file; videos can be played there."""
-        self._run.save(str(path), base_path=str(path.parent), policy="now")
+        """Keep the file with the run, as an artifact of its name."""
+        self._run.log_artifact(str(path), name=f"{path.stem}-{self._run.id}", type="file")
 
     def close(self) -> None:
         """End the W&B run."""
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 class SacredRecorder:

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -186,9 +187,12 @@ def _write_json(path: Path, document: Mapping[str, object]) -> None:
 
 def _read_json(path: Path) -> dict[str, object]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise DamagedCheckpointError(f"{path} holds no JSON object")
+    return cast(dict[str, object], document)
 
 
 def _sha256(path: Path) -> str:

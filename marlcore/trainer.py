@@ -81,8 +81,8 @@ class Trainer:
         stop_requested: Callable[[], str | None],
     ) -> None:
         self._config = config
-        self._policy, self._algorithm, self._updater = policy, algorithm, updater
-        self._env, self._collector = env, collector
+        self.policy, self.algorithm, self.updater = policy, algorithm, updater
+        self._env, self.collector = env, collector
         self._generators = generators
         self._recorder, self._store = recorder, store
         self._evaluate, self._stop_requested = evaluate, stop_requested
@@ -94,12 +94,12 @@ class Trainer:
         """Train until the env steps are used up, the success rate is reached or a signal came."""
         while (reason := self._reason_to_end()) is None:
             start = time.perf_counter()
-            collection = self._collector.collect(self._policy)
+            collection = self.collector.collect(self.policy)
             collected = time.perf_counter()
             rollout = collection.rollout
-            targets = self._algorithm.targets(rollout)
+            targets = self.algorithm.targets(rollout)
             remaining = 1 - self.progress.env_steps / self._config.total_timesteps
-            update = self._updater.update(rollout, targets, remaining=remaining)
+            update = self.updater.update(rollout, targets, remaining=remaining)
             end = time.perf_counter()
             previous = self.progress
             self._advance(collection, seconds=end - start)
@@ -136,7 +136,7 @@ class Trainer:
             ValueError: if the checkpoint does not fit the run, naming what differs.
         """
         try:
-            self._policy.load_state_dict(state.policy, strict=True)
+            self.policy.load_state_dict(state.policy, strict=True)
         except RuntimeError as error:
             raise ValueError(f"the checkpoint's policy does not fit this run: {error}") from error
         load_optimiser_tensors(self._optimisers(), state.training)
@@ -147,7 +147,7 @@ class Trainer:
             for name, tensor in state.training.items()
             if name.startswith("env/")
         }
-        self._collector.start_from(self._env.load_state_dict(environments))
+        self.collector.start_from(self._env.load_state_dict(environments))
         document: dict[str, Any] = dict(state.progress)
         self._recent.extend(Episode(**episode) for episode in document.pop("recent_episodes"))
         best = document.pop("best_score")
@@ -156,7 +156,7 @@ class Trainer:
 
     def _reason_to_end(self) -> str | None:
         signal = self._stop_requested()
-        device = next(self._policy.parameters()).device
+        device = next(self.policy.parameters()).device
         if distributed.any_over_ranks(signal is not None, device):
             return signal or "signal on another process"
         wanted = self._config.stop_success_rate
@@ -199,7 +199,7 @@ class Trainer:
             **extremes,
             "rollout/reward_mean": reward.item() / distributed.world_size(),
             **update,
-            **{f"update/{name}": value for name, value in self._algorithm.resolved().items()},
+            **{f"update/{name}": value for name, value in self.algorithm.resolved().items()},
             **{f"time/{name}_s": value for name, value in seconds.items()},
             "time/env_steps_per_s": collection.num_env_steps / total_s,
             "time/elapsed_s": self.progress.elapsed_s,
@@ -210,7 +210,7 @@ class Trainer:
 
     def _record_evaluation(self) -> None:
         if distributed.is_main():
-            metrics = self._evaluate(self._policy).metrics()
+            metrics = self._evaluate(self.policy).metrics()
             self._recorder.record(metrics, step=self.progress.env_steps)
         distributed.barrier()
 
@@ -221,7 +221,7 @@ class Trainer:
         return metrics.get("rollout/success_held_rate", 0.0), metrics["rollout/return_mean"]
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"ppo": self._updater.optimiser, **self._policy.optimisers}
+        return {"ppo": self.updater.optimiser, **self.policy.optimisers}
 
     def _state(self, environments: list[object]) -> TrainState:
         training: dict[str, Tensor] = optimiser_tensors(self._optimisers())
@@ -230,9 +230,9 @@ class Trainer:
         for part in environments:
             assert isinstance(part, dict)
             for name, array in part.items():
-                training[f"env/{name}"] = torch.from_numpy(np.ascontiguousarray(array))
+                training[f"env/{name}"] = torch.from_numpy(np.array(array))
         progress = {
             **asdict(self.progress),
             "recent_episodes": [asdict(episode) for episode in self._recent],
         }
-        return TrainState(self._policy.state_dict(), training, progress)
+        return TrainState(self.policy.state_dict(), training, progress)

@@ -1,4 +1,4 @@
-"""A ParallelEnv that fails on demand: a file `step` or `reset` in its folder says how, once or always.
+"""A ParallelEnv that fails on demand: a file `step` or `reset` says how, once or always.
 
 It observes [a value that starts at random, steps], so that tests can tell episodes apart.
 """

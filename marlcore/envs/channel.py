@@ -42,6 +42,7 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._timeout_s: float | None = None
 
     def send(self, message: Message) -> None:
         """Send. Raises OSError where nobody listens."""
@@ -62,6 +63,9 @@ class Channel:
             Silence: no whole message came in time.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        # Setting it is a system call: the same every time costs one, ever.
+        if timeout_s != self._timeout_s:
+            self._set_timeout(timeout_s)
         kind, row, body_size, payload_size = _HEADER.unpack(self._read(_HEADER.size, deadline))
         if not body_size:
             return Message(kind, row)
@@ -89,12 +93,13 @@ class Channel:
         """Close this end; the other one reads EOF."""
         self._socket.close()
 
+    def _set_timeout(self, timeout_s: float | None) -> None:
+        self._socket.settimeout(timeout_s)
+        self._timeout_s = timeout_s
+
     def _read(self, size: int, deadline: float | None) -> bytes:
         parts: list[bytes] = []
         while size:
-            if deadline is not None:
-                # At least a moment: what is there already is no silence, however late it is read.
-                self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
             try:
                 part = self._socket.recv(size)
             except TimeoutError:
@@ -105,4 +110,7 @@ class Channel:
                 raise EOFError
             parts.append(part)
             size -= len(part)
+            if size and deadline is not None:
+                # At least a moment: what is there already is no silence, however late it is read.
+                self._set_timeout(max(deadline - time.monotonic(), 1e-3))
         return parts[0] if len(parts) == 1 else b"".join(parts)

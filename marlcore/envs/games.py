@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from marlcore.config import GameConfig
 from marlcore.envs.protocol import ActionSpec, EnvSpec, Observation, StepResult
 
-PENALTY = 25
+PENALTY = 25.0
 """k of the penalty game."""
 PAYOFFS: dict[str, tuple[tuple[float, ...], ...]] = {
-    "partition": ((0, 1), (1, 0)),
-    "climbing": ((11, -30, 0), (-30, 7, 0), (0, 6, 5)),
-    "penalty": ((-PENALTY, 0, 10), (0, 2, 0), (10, 0, -PENALTY)),
+    "partition": ((0.0, 1.0), (1.0, 0.0)),
+    "climbing": ((11.0, -30.0, 0.0), (-30.0, 7.0, 0.0), (0.0, 6.0, 5.0)),
+    "penalty": ((-PENALTY, 0.0, 10.0), (0.0, 2.0, 0.0), (10.0, 0.0, -PENALTY)),
 }
 """Reward by action of agent_0 (row) and agent_1 (column)."""
 _CELL_PIXELS = 32

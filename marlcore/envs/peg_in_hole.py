@@ -53,6 +53,12 @@ class PegInHoleEnv:
         self._mujoco: Any = importlib.import_module("mujoco")
         self._model: Any = self._env.sim.model._model
         self._data: Any = self._env.sim.data._data
+        divergence = self._mujoco.mjtWarning
+        self._divergence = [
+            int(divergence.mjWARN_BADQPOS),
+            int(divergence.mjWARN_BADQVEL),
+            int(divergence.mjWARN_BADQACC),
+        ]
         self._num_substeps = round(self._env.control_timestep / self._env.model_timestep)
         self._sensors: dict[str, Sensor] = take_sensors(self._env)
         self._object_names = names_of(self._sensors, "object")
@@ -103,15 +109,16 @@ class PegInHoleEnv:
         mujoco = self._mujoco
         parts = self._parts(actions)
         robots = self._env.robots
-        half_s = self._data.time + 0.5 / self._config.control_hz
         for substep in range(self._num_substeps):
             mujoco.mj_step1(self._model, self._data)
             for robot, part in zip(robots, parts, strict=True):
                 robot.control(part, policy_step=substep == 0)
             mujoco.mj_step2(self._model, self._data)
-        if self._data.time < half_s:  # MuJoCo puts a simulation that diverged back to its start
+        if self._data.warning.number[self._divergence].any():
             self._ready = False
-            raise RuntimeError(f"the simulation diverged at {half_s:.3f} s; the episode is void")
+            raise RuntimeError(
+                "the simulation diverged and MuJoCo restarted it: the episode is void"
+            )
         reward, success = self._outcome()
         return StepResult(
             reward=reward,

@@ -19,7 +19,7 @@ from pettingzoo import ParallelEnv
 
 from marlcore.config import PettingZooConfig
 from marlcore.envs.protocol import EnvSpec, Observation, StepResult
-from marlcore.envs.spaces import action_spec, check_observation_space, scale
+from marlcore.envs.spaces import action_spec, check_observation_space, scaler
 
 _Env = ParallelEnv[Any, Any, Any]
 
@@ -49,9 +49,8 @@ class PettingZooEnv:
         self._widths = [spaces.flatdim(space) for space in self._spaces]
         action_spaces = [env.action_space(agent) for agent in agents]
         actions = action_spec(agents, action_spaces)
-        self._is_discrete = actions.kind == "discrete"
-        self._scales = [scale(space, actions) for space in action_spaces]
-        self._sizes = actions.sizes
+        is_discrete = actions.kind == "discrete"
+        self._scaled = None if is_discrete else scaler(action_spaces, actions)
         self._starts = [int(getattr(space, "start", 0)) for space in action_spaces]
         self._share = 1 / len(agents) if config.team_reward == "mean" else 1.0
         self._observations: dict[Any, Any] = {}
@@ -83,7 +82,8 @@ class PettingZooEnv:
         """Run one step. actions: [N, D]; those of agents that have left are not read."""
         env = self._env
         playing = list(env.agents)
-        given = {agent: self._action(self._row[agent], actions) for agent in playing}
+        values = self._values(actions)
+        given = {agent: values[self._row[agent]] for agent in playing}
         seen, rewards, terminations, truncations, _ = env.step(given)
         ended = not env.agents
         for agent in playing:
@@ -135,10 +135,12 @@ class PettingZooEnv:
         """Close the environment."""
         self._env.close()
 
-    def _action(self, row: int, actions: NDArray[np.generic]) -> Any:
-        if self._is_discrete:
-            return int(actions[row, 0]) + self._starts[row]
-        return self._scales[row](actions[row, : self._sizes[row]])
+    def _values(self, actions: NDArray[Any]) -> list[Any]:
+        """Return an element of every agent's action space."""
+        if self._scaled is not None:
+            return self._scaled(actions)
+        chosen: list[int] = actions[:, 0].tolist()
+        return [start + choice for start, choice in zip(self._starts, chosen, strict=True)]
 
 
 def make_parallel_env(config: PettingZooConfig) -> _Env:

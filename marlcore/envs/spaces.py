@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 from marlcore.envs.protocol import ActionSpec
 
 AnySpace = spaces.Space[Any]
-Scale = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+Scaler = Callable[[NDArray[Any]], list[NDArray[Any]]]
 _FLAT = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 
 
 def check_observation_space(agent: object, space: AnySpace) -> None:
     """Raise ValueError where `space` does not flatten to a vector that says everything."""
     if isinstance(space, spaces.Dict):
-        if "action_mask" in space:
+        parts: dict[str, AnySpace] = cast(Any, space).spaces
+        if "action_mask" in parts:
             raise ValueError(
                 f"agent {agent} observes an action_mask, which nothing here would obey; use the "
                 "environment without masks"
             )
-        for part in cast(dict[str, AnySpace], space).values():
+        for part in parts.values():
             check_observation_space(agent, part)
     elif not isinstance(space, _FLAT):
         raise ValueError(
@@ -56,21 +57,27 @@ def action_spec(agents: Sequence[object], action_spaces: Sequence[AnySpace]) -> 
     return ActionSpec(kind="continuous", sizes=sizes, clip=is_bounded)
 
 
-def scale(space: Any, spec: ActionSpec) -> Scale:
-    """Return the map from a flat action, in [-1, 1] where bounded, to an element of a Box."""
-    shape: tuple[int, ...] = space.shape
-    dtype: np.dtype[np.floating[Any]] = space.dtype
-    if not spec.clip:
-        return lambda action: action.reshape(shape).astype(dtype)
-    low, high = _bounds(space)
+def scaler(boxes: Sequence[Any], spec: ActionSpec) -> Scaler:
+    """Return the map from actions [N, D], in [-1, 1] where bounded, to an element of each Box."""
+    forms: list[tuple[int, tuple[int, ...], Any]] = [
+        (size, box.shape, box.dtype) for size, box in zip(spec.sizes, boxes, strict=True)
+    ]
+    low, high = np.zeros((2, len(boxes), spec.num_dims))
+    if spec.clip:
+        for row, (size, box) in enumerate(zip(spec.sizes, boxes, strict=True)):
+            low[row, :size], high[row, :size] = _bounds(box)
     half = (high - low) / 2
 
-    def to_bounds(action: NDArray[np.generic]) -> NDArray[np.generic]:
-        # Rounding may step over a bound by one unit of the last place.
-        wide = np.minimum(low + half * (1.0 + action.astype(np.float64)), high)
-        return wide.astype(dtype).reshape(shape)
+    def scaled(actions: NDArray[Any]) -> list[NDArray[Any]]:
+        if spec.clip:
+            # Rounding may step over a bound by one unit of the last place.
+            actions = np.minimum(low + half * (1.0 + actions.astype(np.float64)), high)
+        return [
+            row[:size].reshape(shape).astype(dtype)
+            for row, (size, shape, dtype) in zip(actions, forms, strict=True)
+        ]
 
-    return to_bounds
+    return scaled
 
 
 def _bounds(box: Any) -> NDArray[np.float64]:

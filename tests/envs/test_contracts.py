@@ -140,9 +140,12 @@ def test_actions_are_left_as_they_were(env: StepEnv) -> None:
     np.testing.assert_array_equal(actions, kept)
 
 
-def test_a_picture_is_an_rgb_array(env: StepEnv) -> None:
+def test_a_picture_is_an_rgb_array(config: EnvConfig) -> None:
+    # Its own copy: in mpe2, closing one environment takes the fonts from the others.
+    env = make_step_env(config, seed=2, index=0)
     env.reset(8)
     picture = env.render()
+    env.close()
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
 
 

@@ -12,7 +12,7 @@ from marlcore.envs.protocol import ActionSpec, EnvSpec, Observation, StepResult
 
 
 class Counter:
-    """Two agents; rewards 1, 2, 3, ...; agent 1 leaves after `leaves_at` steps; ends at `ends_at`."""
+    """Two agents, rewards 1, 2, 3, ...; agent 1 leaves after `leaves_at` steps."""
 
     def __init__(
         self,

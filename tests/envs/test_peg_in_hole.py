@@ -1,4 +1,3 @@
-import gc
 import hashlib
 import subprocess
 import sys
@@ -13,14 +12,13 @@ from marlcore.envs.observations import axis_angle
 from marlcore.envs.peg_in_hole import PegInHoleEnv
 from marlcore.envs.simulator import make_simulator
 
-CAMERAS = ("robot1_eye_in_hand", "frontview", "robot0_eye_in_hand")
 WITH_GRIPPERS = ("TwoArmLift", "TwoArmHandover", "TwoArmTransport")
 
 
 @pytest.fixture(scope="module")
 def env() -> Any:
-    """State observations, robosuite's dense reward, pictures small enough to be quick."""
-    made = PegInHoleEnv(PegInHoleConfig(reward="dense", cameras=CAMERAS, image_size=48), seed=3)
+    """State observations, robosuite's dense reward."""
+    made = PegInHoleEnv(PegInHoleConfig(reward="dense"), seed=3)
     yield made
     made.close()
 
@@ -45,7 +43,7 @@ def trajectory(env: PegInHoleEnv, *, seed: int, num_steps: int = 8) -> str:
 
 
 def put_peg_into_hole(env: PegInHoleEnv) -> None:
-    """Move the plate's body in the model so that the hole is around the peg, whatever the arms do."""
+    """Move the plate in its arm's hand so that the hole is around the peg."""
     mujoco, model, data = env._mujoco, env._model, env._data
     peg, hole = env._bodies
     peg_mat = data.xmat[peg].reshape(3, 3)
@@ -107,8 +105,7 @@ def test_another_process_runs_the_same_episode(env: PegInHoleEnv) -> None:
     program = (
         "from tests.envs.test_peg_in_hole import trajectory, PegInHoleConfig, PegInHoleEnv;"
         "env = PegInHoleEnv(PegInHoleConfig(reward='dense'), seed=3);"
-        "env.reset(0); env.close();"
-        "env = PegInHoleEnv(PegInHoleConfig(reward='dense'), seed=3); print(trajectory(env, seed=7))"
+        "print(trajectory(env, seed=7))"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
@@ -231,67 +228,6 @@ def test_tasks_with_grippers_make_step_and_repeat(task: Any) -> None:
     made.close()
 
 
-def test_agents_see_the_shared_cameras_and_their_own(env: PegInHoleEnv) -> None:
-    env.reset(0)
-    images = env.observe()["images"]
-    assert images.shape == (2, 2, 48, 48, 3)
-    np.testing.assert_array_equal(images[0, 0], images[1, 0])
-    assert (images[0, 1] != images[1, 1]).any()
-
-
-def test_pictures_are_upright(env: PegInHoleEnv) -> None:
-    env.reset(0)
-    picture = env.observe()["images"][0, 0].astype(np.int64)
-    red = picture[..., 0] - picture[..., 1:].max(axis=-1) > 60  # the plate
-    assert red.any()
-    # The wall behind the arms is grey; the floor below them is brown wood.
-    colour = picture.max(axis=-1) - picture.min(axis=-1)
-    assert colour[:8].mean() < colour[-8:].mean()
-    assert np.nonzero(red)[0].mean() > 24  # the plate hangs below the middle, where frontview looks
-
-
-def test_pictures_survive_resets_other_environments_and_garbage_collection(
-    env: PegInHoleEnv,
-) -> None:
-    env.reset(4)
-    before = env.observe()["images"]
-    assert before.std() > 20
-    for _ in range(3):
-        other = PegInHoleEnv(PegInHoleConfig(cameras=("frontview",), image_size=48), seed=3)
-        other.reset(4)
-        np.testing.assert_array_equal(other.observe()["images"][0, 0], before[0, 0])
-        del other  # without close: what it held is freed by the collector
-        gc.collect()
-        for seed in range(10):
-            env.reset(seed)
-        env.reset(4)
-        np.testing.assert_array_equal(env.observe()["images"], before)
-
-
-def test_render_needs_no_cameras_and_shows_the_scene() -> None:
-    made = PegInHoleEnv(PegInHoleConfig(), seed=0)
-    made.reset(0)
-    picture = made.render()
-    assert picture.shape == (480, 640, 3) and picture.dtype == np.uint8
-    assert picture.std() > 20
-    made.close()
-    made.close()
-
-
-def test_bad_cameras_robots_rates_and_rewards_are_refused_with_a_way_out() -> None:
-    for config, message in [
-        ({"cameras": ("frontvew",)}, "did you mean 'frontview'.*Allowed are .*agentview"),
-        ({"cameras": ("robot0_eye_in_hand",)}, r"gives the agents \[1, 0\] views"),
-        ({"cameras": ("frontview", "frontview")}, "names a camera twice"),
-        ({"robots": ("Panda", "Sawyr")}, "did you mean 'Sawyer'"),
-        ({"robots": ("Panda", "Baxter")}, "'Baxter' is no one-armed robot"),
-        ({"control_hz": 60}, "60 does not divide the 500"),
-        ({"task": "TwoArmTransport", "reward": "dense"}, "use env.reward=sparse"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            PegInHoleEnv(PegInHoleConfig(**config), seed=0)
-
-
 def test_bad_actions_are_refused(env: PegInHoleEnv) -> None:
     env.reset(0)
     with pytest.raises(ValueError, match=r"shape \(12,\); TwoArmPegInHole takes \(2, 6\)"):
@@ -321,37 +257,3 @@ def test_a_simulation_that_diverges_is_an_error(
     made.reset(0)
     made.step(np.zeros((2, 6), dtype=np.float32))
     made.close()
-
-
-def test_importing_the_module_imports_no_simulator_and_making_one_is_quiet(tmp_path: Any) -> None:
-    program = (
-        "import sys; from marlcore.config import PegInHoleConfig;"
-        "from marlcore.envs.peg_in_hole import PegInHoleEnv;"
-        "assert not {'robosuite', 'mujoco', 'torch'} & set(sys.modules);"
-        "env = PegInHoleEnv(PegInHoleConfig(), seed=0); env.reset(0); env.render()"
-    )
-    path = [entry for entry in sys.path if entry]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {path}; {program}"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_system_libraries_are_named_with_the_command_that_installs_them() -> None:
-    program = (
-        "import sys, ctypes, marlcore.envs.simulator as simulator\n"
-        "class Without:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'cv2':\n"
-        "            raise ImportError('libGL.so.1: cannot open shared object file')\n"
-        "sys.meta_path.insert(0, Without())\n"
-        "simulator._loads = lambda library: library != 'libGL.so.1'\n"
-        "simulator.import_robosuite()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "has no libGL.so.1. Install with: apt-get install -y" in done.stderr

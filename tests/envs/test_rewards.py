@@ -60,7 +60,7 @@ def test_success_holds_within_its_bounds(cos: float, t: float, d: float, success
 
 
 def test_dense_reward_is_one_at_its_best() -> None:
-    # success 1, reaching 1 - tanh 0, perpendicular 1 - tanh 0, parallel 1 - tanh 0, alignment 1: 5 / 5.
+    # success, 1 - tanh 0 three times, cos: 5 / 5.
     assert dense_reward(success=True, cos=1.0, t=0.0, d=0.0, reach=0.0) == pytest.approx(1.0)
 
 

@@ -119,7 +119,9 @@ def test_results_do_not_depend_on_how_environments_are_split_over_processes() ->
     for t in range(6):
         actions = random_actions(whole, t)
         ours, theirs = whole.step(actions), part.step(actions[2:])
-        np.testing.assert_array_equal(ours.observations["vector"][2:], theirs.observations["vector"])
+        np.testing.assert_array_equal(
+            ours.observations["vector"][2:], theirs.observations["vector"]
+        )
         assert [e for e in ours.episodes if e.env_index >= 2] == list(theirs.episodes)
 
 
@@ -206,9 +208,7 @@ def test_a_failed_worker_is_replaced_and_the_others_keep_their_results(
     assert step.executed_length.tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
     assert step.rewards[:2].tolist() == [0, 0]
     for name in ("vector", "state"):
-        np.testing.assert_array_equal(
-            step.observations[name][2:], expected.observations[name][2:]
-        )
+        np.testing.assert_array_equal(step.observations[name][2:], expected.observations[name][2:])
     # New episodes: they have taken no step, and do not repeat the lost ones.
     assert (step.observations["vector"][:2, ..., 1] == 0).all()
     assert (step.observations["vector"][:2, ..., 0] != lost[:2, ..., 0]).all()

@@ -1,0 +1,394 @@
+"""The scripts as a user starts them: real processes for refusals, a fake run for the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import experiments
+from experiments import _docs, _rundir, _stop, acppo, evaluate, ippo, mappo
+from experiments._experiment import Script, commandline
+from experiments._mongo import redacted
+from marlcore import config_keys
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "robosuite", "wandb", "tensorboard", "pymongo", "sacred", "mujoco")
+
+RunFunction = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of runs, which does not exist yet."""
+    monkeypatch.setenv("MARL_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.delenv("MARL_MONGO_URI", raising=False)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def fake_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunFunction], None]:
+    """Puts a function in the place of `experiments._run.run`."""
+
+    def install(function: RunFunction) -> None:
+        module = types.ModuleType("experiments._run")
+        module.run = function  # type: ignore[attr-defined]
+        module.evaluate_run = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "experiments._run", module)
+        monkeypatch.setattr(experiments, "_run", module, raising=False)
+
+    return install
+
+
+def start(*words: str) -> int:
+    return commandline(acppo.SCRIPT, words)
+
+
+def process(script: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "experiments" / script), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+def finished(**_: Any) -> dict[str, Any]:
+    return {"reason": "completed", "return_mean": 1.5, "num_episodes": 20, "num_successes": 18}
+
+
+def trained(config: Any, *, run_dir: Path, **_: Any) -> dict[str, Any]:
+    (run_dir / "checkpoint_1000").mkdir(exist_ok=True)
+    print("output of the run")
+    return finished()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("gamma_prim=0.9", "gamma_prim: no such key; did you mean algorithm.gamma_prime?"),
+        (
+            "algorithm.clip_epsilom=0.3",
+            "algorithm.clip_epsilom: no such key; did you mean algorithm.clip_epsilon?",
+        ),
+        (
+            "algorithm.clip_epsilon=2.5",
+            "algorithm.clip_epsilon: 2.5 is refused; give a number > 0 and < 1 (default 0.2)",
+        ),
+        (
+            "seed=abc",
+            "seed: 'abc' is refused; give an integer from 0 to 2147483647 (default 0)",
+        ),
+        (
+            "gamma_prime=true",
+            "algorithm.gamma_prime: true is refused; give a number from 0 to 1 or null "
+            "(default 0.99)",
+        ),
+        (
+            "gamma_prime=0,97",
+            "algorithm.gamma_prime: (0, 97) is refused; give a number from 0 to 1 or null "
+            "(default 0.99); write 0.97",
+        ),
+    ],
+)
+def test_a_bad_setting_ends_the_script_before_anything_is_made(
+    word: str, message: str, runs: Path
+) -> None:
+    result = process("acppo.py", "with", "quickstart", word)
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", f"error: {message}\n")
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["with", "quikstart"], "did you mean quickstart?"),
+        (["with", "gamma=0.9"], "algorithm.gamma would be ignored"),
+        (["with", "resume=nothing"], "there are no runs yet"),
+        (["with", "seed="], "seed= has no value"),
+        (["with", "seed=" + "9" * 5000], "seed: '999"),
+        (["with", "seed=\u4e2d"], "seed: "),
+        (["with"], "nothing follows"),
+        (["gamma_prime=0.9"], "with gamma_prime=0.9"),
+        (["prnt_config"], "did you mean print_config?"),
+        (["print_config", "help"], "one command at a time"),
+        (["--hepl"], "did you mean --help?"),
+        (["--mongo_db=x"], "MARL_MONGO_URI"),
+        (["--queue"], "not supported"),
+        (["--id"], "--id needs a value"),
+        (["--id", "../x"], "--id '../x' is refused"),
+        (["--loglevel", "LOUD"], "--loglevel 'LOUD' is refused"),
+        (["--help=yes"], "takes no value"),
+        (["--id", "a", "--id", "b"], "--id is given twice"),
+    ],
+)
+def test_a_bad_command_line_is_refused(
+    words: list[str], part: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(*words) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert part in output.err
+    assert len(output.err) < 1000
+    assert not output.out
+    assert not runs.exists()
+
+
+def test_refusals_and_help_import_nothing_heavy(runs: Path) -> None:
+    program = (
+        "import sys; from experiments import acppo; from experiments._experiment import "
+        "commandline; commandline(acppo.SCRIPT, ['--help']); "
+        "commandline(acppo.SCRIPT, ['with', 'sed=1']); "
+        f"sys.exit(','.join(m for m in {HEAVY!r} if m in sys.modules) or 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert "did you mean seed?\n" in result.stderr
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("script", [mappo.SCRIPT, acppo.SCRIPT, ippo.SCRIPT])
+def test_help_explains_every_key(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commandline(script, ["-h"]) == 0
+    output = capsys.readouterr().out
+    for key in config_keys.all_keys():
+        tag, kind = key.variant or (None, None)
+        if tag != "algorithm.name" or kind == script.name:
+            assert key.name in output
+    assert f"python experiments/{script.name}.py with quickstart" in output
+
+
+@pytest.mark.parametrize("script", ["mappo", "ippo", "evaluate"])
+def test_every_script_runs_as_a_file_from_anywhere(script: str, tmp_path: Path) -> None:
+    result = process(f"{script}.py", "--help", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"experiments/{script}.py" in result.stdout
+
+
+def test_print_config_marks_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start("print_config", "with", "quickstart", "gamma_prime=0.97") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "algorithm.gamma_prime" in line]
+    assert line.split()[:3] == ["*", "algorithm.gamma_prime", "0.97"]
+    (line,) = [line for line in lines if "algorithm.lambda_prime" in line]
+    assert line.split()[:2] == ["algorithm.lambda_prime", "0.95"]
+    assert not any("env.game" in line for line in lines)
+
+
+def test_print_named_configs_lists_them_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start("print_named_configs") == 0
+    output = capsys.readouterr().out
+    assert all(f"{name}: " in output for name in acppo.SCRIPT.named)
+
+
+def test_a_run_is_recorded_with_its_resolved_configuration(
+    runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_run(trained)
+    words = ["--id", "r1", "--comment", "a first try", "with", "quickstart", "gamma_prime=0.97"]
+    assert start(*words) == 0
+    output = capsys.readouterr().out
+    assert "90.0% [69.9%, 97.2%] (18 of 20 episodes)" in output
+    assert "python experiments/evaluate.py r1" in output
+    assert "output of the run" in (runs / "r1" / "stdout.log").read_text()
+    config = json.loads((runs / "r1" / "config.json").read_text())
+    sacred = runs / "r1" / "sacred" / "r1"
+    assert config["algorithm"]["gamma_prime"] == 0.97
+    assert json.loads((sacred / "config.json").read_text()) == config
+    record = json.loads((sacred / "run.json").read_text())
+    assert record["status"] == "COMPLETED"
+    assert record["meta"]["comment"] == "a first try"
+    assert "output of the run" in (sacred / "cout.txt").read_text()
+    sources = {Path(name).name for name, _ in record["experiment"]["sources"]}
+    assert {"acppo.py", "config.py"} <= sources
+
+
+def test_an_id_is_taken_once(
+    runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_run(trained)
+    assert start("--id", "r1") == 0
+    assert start("--id", "r1") == 2
+    assert "with resume=r1" in capsys.readouterr().err
+
+
+def test_resuming_goes_on_in_the_same_directory(
+    runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_run(trained)
+    assert start("--id", "r1", "with", "seed=7") == 0
+    calls: list[dict[str, Any]] = []
+
+    def again(config: Any, **arguments: Any) -> dict[str, Any]:
+        calls.append({"config": config, **arguments})
+        return finished()
+
+    fake_run(again)
+    assert start("with", "resume=r1", "total_timesteps=300000") == 0
+    (call,) = calls
+    assert call["resume_from"] == runs / "r1" / "checkpoint_1000"
+    assert call["run_dir"] == runs / "r1"
+    assert (call["config"].seed, call["config"].training.total_timesteps) == (7, 300_000)
+    assert sorted(path.name for path in (runs / "r1" / "sacred").glob("r1*")) == ["r1", "r1.2"]
+    assert start("with", "resume=r1", "seed=3") == 2
+    assert "seed: it changes what was computed so far" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_the_run_in_order(
+    name: str,
+    code: int,
+    runs: Path,
+    fake_run: Callable[[RunFunction], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(config: Any, *, run_dir: Path, **_: Any) -> dict[str, Any]:
+        assert _stop.stop_requested() is None
+        os.kill(os.getpid(), signal.Signals[name])
+        (run_dir / "checkpoint_1000").mkdir()
+        return {"reason": _stop.stop_requested()}
+
+    fake_run(stopped)
+    before = signal.getsignal(signal.Signals[name])
+    assert start("--id", "r1") == code
+    assert signal.getsignal(signal.Signals[name]) is before
+    error = capsys.readouterr().err
+    assert f"stopped by {name} after saving a checkpoint" in error
+    assert "python experiments/acppo.py with resume=r1" in error
+    record = json.loads((runs / "r1" / "sacred" / "r1" / "run.json").read_text())
+    assert record["status"] == "INTERRUPTED"
+
+
+def test_a_second_signal_ends_the_run_at_once(
+    runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stubborn(config: Any, **_: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not reached")
+
+    fake_run(stubborn)
+    assert start() == 130
+    assert "there is no checkpoint to resume from" in capsys.readouterr().err
+
+
+def test_what_set_up_refuses_is_one_message(
+    runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(config: Any, **_: Any) -> dict[str, Any]:
+        raise ValueError("there is no camera x")
+
+    fake_run(refused)
+    assert start("--id", "r1") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: there is no camera x\n")
+    assert "Traceback" not in error
+    assert "Traceback" in (runs / "r1" / "stdout.log").read_text()
+
+
+def test_a_failure_prints_its_traceback(
+    runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def late(config: Any, *, run_dir: Path, **_: Any) -> dict[str, Any]:
+        (run_dir / _rundir.METRICS).write_text("{}\n")
+        raise ValueError("a fault of ours")
+
+    fake_run(late)
+    assert start("--id", "r1") == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert "a fault of ours" in (runs / "r1" / "stdout.log").read_text()
+    record = json.loads((runs / "r1" / "sacred" / "r1" / "run.json").read_text())
+    assert record["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["mongodb://user:hush@h:99999/x", "mongo:hush", "mongodb://user:hu/hush@h/x"],
+)
+def test_a_malformed_mongo_uri_is_refused_without_its_password(
+    uri: str, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MARL_MONGO_URI", uri)
+    assert start() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: MARL_MONGO_URI is no MongoDB URI")
+    assert "hush" not in error
+    assert not runs.exists()
+
+
+def test_a_mongo_server_that_is_away_is_named_without_its_password(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments._mongo.TIMEOUT_S", 0.2)
+    monkeypatch.setenv("MARL_MONGO_URI", "mongodb://user:hush@127.0.0.1:1/x?appName=hush")
+    assert start() == 2
+    error = capsys.readouterr().err
+    assert "MongoDB at mongodb://127.0.0.1:1/x does not answer" in error
+    assert "hush" not in error
+    assert not runs.exists()
+
+
+def test_a_redacted_uri_has_neither_user_nor_options() -> None:
+    assert redacted("mongodb://u:p@ss@host:1/db?x=secret") == "mongodb://host:1/db"
+
+
+def test_evaluate_prints_the_interval(
+    runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_run(trained)
+    assert start("--id", "r1") == 0
+    (runs / "r1" / "checkpoint_best").mkdir()
+    calls: list[Any] = []
+
+    def measured(checkpoint: Path, **arguments: Any) -> dict[str, Any]:
+        calls.append((checkpoint, arguments))
+        return {"return_mean": 1.0, "num_episodes": 10, "num_successes": 10}
+
+    fake_run(measured)
+    capsys.readouterr()
+    assert evaluate.main(["r1", "--episodes", "10", "--no-video", "--seed", "4"]) == 0
+    assert "100.0% [72.2%, 100.0%] (10 of 10 episodes)" in capsys.readouterr().out
+    expected = {"num_episodes": 10, "seed": 4, "deterministic": True, "video": None}
+    assert calls == [(runs / "r1" / "checkpoint_best", expected)]
+    assert evaluate.main(["r1", "--checkpoint", "1000", "--no-video", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["checkpoint"] == str(runs / "r1" / "checkpoint_1000")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([], "required: RUN_OR_CHECKPOINT"),
+        (["nothing"], "no run 'nothing'"),
+        (["x", "--episodes", "0"], "an integer from 1"),
+        (["x", "--seed", "abc"], "'abc' is refused"),
+        (["x", "--epsodes=3"], "did you mean --episodes?"),
+        (["x", "--video", "a.mp4", "--no-video"], "not allowed with"),
+    ],
+)
+def test_evaluate_refuses_bad_input(
+    words: list[str], part: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert part in error
+
+
+def test_the_page_on_configuration_is_current() -> None:
+    assert _docs.PAGE.read_text(encoding="utf-8") == _docs.configuration_page(), (
+        "renew it: python -m experiments._docs"
+    )
+
+
+def test_scripts_differ_in_a_few_lines() -> None:
+    texts = [
+        (ROOT / "experiments" / f"{name}.py").read_text().splitlines() for name in ("mappo", "ippo")
+    ]
+    assert all(len(text) <= 80 for text in texts)
+    assert len(set(texts[0]) ^ set(texts[1])) < 20

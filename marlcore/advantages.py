@@ -103,44 +103,40 @@ def microstep_gae(
         gamma_prime: discount of a microstep; that of a decision is gamma_prime ** N.
         lambda_prime: weight of longer returns, per microstep.
     """
-    successor_values = torch.cat(
-        [values[..., 1:], (next_values * ~terminated).unsqueeze(-1)], dim=-1
-    )
-    zeta_TEN = gamma_prime * successor_values - values
-    zeta_TEN[..., -1] += rewards
-    trace_TEN = torch.full_like(values, gamma_prime * lambda_prime)
-    trace_TEN[..., -1] *= ~episode_ended
-    chain_ME = _solve_backward(_serialise(zeta_TEN), _serialise(trace_TEN))
-    T, E, N = values.shape
-    return chain_ME.reshape(T, N, E).transpose(1, 2)
-
-
-def _serialise(chain_TEN: Tensor) -> Tensor:
-    """[T, E, N] -> [M, E]: agent after agent, decision after decision."""
-    return chain_TEN.transpose(1, 2).flatten(0, 1)
+    chain_TNE = values.transpose(1, 2)
+    targets_TE = rewards + gamma_prime * (next_values * ~terminated)
+    successors_TNE = torch.cat([gamma_prime * chain_TNE[:, 1:], targets_TE.unsqueeze(1)], dim=1)
+    zeta_TNE = successors_TNE - chain_TNE
+    trace_TNE = torch.full_like(zeta_TNE, gamma_prime * lambda_prime)
+    trace_TNE[:, -1] *= ~episode_ended
+    advantages_ME = _solve_backward(zeta_TNE.flatten(0, 1), trace_TNE.flatten(0, 1))
+    return advantages_ME.reshape(zeta_TNE.shape).transpose(1, 2)
 
 
 def _solve_backward(x_ME: Tensor, c_ME: Tensor) -> Tensor:
     """Solve y_m = x_m + c_m * y_{m+1}, y_M = 0, for 0 <= c <= 1.
 
-    The chain is cut into about sqrt(M) blocks that are solved side by side, each as if nothing
-    followed; what follows a block then enters through the product of its c. About 2 sqrt(M) short
-    loop passes instead of M, and no division, so a zero in c (an episode's end) is exact.
+    The chain is cut into about sqrt(M) blocks that are solved side by side, first each as if
+    nothing followed, then again from what does follow, which enters through the product of a
+    block's c. About 3 sqrt(M) short loop passes instead of M, and no division, so a zero in c (an
+    episode's end) is exact.
     """
     M, E = x_ME.shape
     length = max(1, math.isqrt(M))
     num_blocks = -(-M // length)
-    padding = x_ME.new_zeros(num_blocks * length - M, E)
-    y_BLE = torch.cat([x_ME, padding]).reshape(num_blocks, length, E)
-    c_BLE = torch.cat([c_ME, padding]).reshape(num_blocks, length, E)
-    local, products = [y_BLE[:, -1]], [c_BLE[:, -1]]
-    for m in range(length - 2, -1, -1):
-        local.append(torch.addcmul(y_BLE[:, m], c_BLE[:, m], local[-1]))
-        products.append(c_BLE[:, m] * products[-1])
-    y_BLE = torch.stack(local[::-1], dim=1)
-    c_BLE = torch.stack(products[::-1], dim=1)
+    if padding := num_blocks * length - M:
+        zeros = x_ME.new_zeros(padding, E)
+        x_ME, c_ME = torch.cat([x_ME, zeros]), torch.cat([c_ME, zeros])
+    x_LBE = x_ME.reshape(num_blocks, length, E).unbind(1)[::-1]  # backward in every block
+    c_LBE = c_ME.reshape(num_blocks, length, E).unbind(1)[::-1]
+    start_BE, product_BE = x_LBE[0], c_LBE[0]
+    for x, c in zip(x_LBE[1:], c_LBE[1:], strict=True):
+        start_BE = torch.addcmul(x, c, start_BE)
+        product_BE = c * product_BE
     following = [torch.zeros_like(x_ME[0])]
-    for block in range(num_blocks - 1, 0, -1):
-        following.append(torch.addcmul(y_BLE[block, 0], c_BLE[block, 0], following[-1]))
-    following_B1E = torch.stack(following[::-1]).unsqueeze(1)
-    return torch.addcmul(y_BLE, c_BLE, following_B1E).flatten(0, 1)[:M]
+    for start, product in zip(start_BE[1:].flip(0), product_BE[1:].flip(0), strict=True):
+        following.append(torch.addcmul(start, product, following[-1]))
+    y_LBE = [torch.stack(following[::-1])]
+    for x, c in zip(x_LBE, c_LBE, strict=True):
+        y_LBE.append(torch.addcmul(x, c, y_LBE[-1]))
+    return torch.stack(y_LBE[:0:-1], dim=1).flatten(0, 1)[:M]

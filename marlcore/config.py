@@ -101,6 +101,18 @@ class PegInHoleConfig(EnvSection):
     """Height and width of the images in pixels."""
     control_hz: Annotated[int, Field(ge=1, le=500)] = 20
     """Control steps a simulated second."""
+    backend: Literal["robosuite", "compiled"] = "robosuite"
+    """Who computes the arms' torques: robosuite, or compiled code that gives the same numbers in a
+    quarter of the time (TwoArmPegInHole alone; compiles for some seconds when first used)."""
+
+    @model_validator(mode="after")
+    def _backend_computes_the_task(self) -> PegInHoleConfig:
+        if self.backend == "compiled" and self.task != "TwoArmPegInHole":
+            raise ValueError(
+                "env.backend=compiled computes arms without grippers, which TwoArmPegInHole alone "
+                f"has; with {self.task} use env.backend=robosuite"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reward_exists(self) -> PegInHoleConfig:

@@ -89,16 +89,16 @@ class Categorical:
         return cls(torch.where(used, logits.float(), -1e9).log_softmax(-1))
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Argmax of logits plus Gumbel noise [..., K, A]: one index, as [..., K, 1]."""
-        return (self.logits + noise).argmax(-1, keepdim=True).float()
+        """Argmax of logits plus Gumbel noise [..., K, A]: one index, int64 [..., K, 1]."""
+        return (self.logits + noise).argmax(-1, keepdim=True)
 
     def mode(self) -> Tensor:
         """Return the most likely index."""
-        return self.logits.argmax(-1, keepdim=True).float()
+        return self.logits.argmax(-1, keepdim=True)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-probability of the index."""
-        return self.logits.gather(-1, actions.long()).squeeze(-1)
+        return self.logits.gather(-1, actions).squeeze(-1)
 
     def entropy(self) -> Tensor:
         """- sum p log p."""

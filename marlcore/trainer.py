@@ -85,7 +85,7 @@ class Trainer:
         self._env, self.collector = env, collector
         self._generators = generators
         self._recorder, self._store = recorder, store
-        self._evaluate, self._stop_requested = evaluate, stop_requested
+        self._evaluate, self.stop_requested = evaluate, stop_requested
         self._recent: deque[Episode] = deque(maxlen=config.stop_window)
         self._saved_at = -1
         self.progress = Progress()
@@ -155,7 +155,7 @@ class Trainer:
         self._saved_at = self.progress.env_steps
 
     def _reason_to_end(self) -> str | None:
-        signal = self._stop_requested()
+        signal = self.stop_requested()
         device = next(self.policy.parameters()).device
         if distributed.any_over_ranks(signal is not None, device):
             return signal or "signal on another process"

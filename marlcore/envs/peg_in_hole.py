@@ -1,6 +1,7 @@
 """robosuite's two-arm tasks as a StepEnv: two agents, one arm each.
 
-Physics, controllers and sensors are robosuite's, bit for bit. What is done otherwise: resets are
+Physics, controllers and sensors are robosuite's, bit for bit (with env.backend=compiled control.py
+computes the torques, and gives the same numbers). What is done otherwise: resets are
 soft and depend on their seed alone, sensors are read when an observation is asked for and not at
 every substep, pictures come from envs/rendering.py; robosuite's horizon and cameras are unused.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from marlcore.envs import observations, rewards
 from marlcore.envs.protocol import ActionSpec, EnvSpec, Observation, StepResult
 from marlcore.envs.rendering import Views, cameras_of_agents
 from marlcore.envs.simulator import Sensor, make_simulator, names_of, take_sensors
+
+if TYPE_CHECKING:
+    from marlcore.envs.control import ArmControl
 
 NUM_AGENTS = 2
 RENDER_HEIGHT, RENDER_WIDTH = 480, 640
@@ -60,6 +64,7 @@ class PegInHoleEnv:
             int(divergence.mjWARN_BADQACC),
         ]
         self._num_substeps = round(self._env.control_timestep / self._env.model_timestep)
+        self._control = _compiled_control(self._env, self._num_substeps, config)
         self._sensors: dict[str, Sensor] = take_sensors(self._env)
         self._object_names = names_of(self._sensors, "object")
         self._own_names = [
@@ -97,6 +102,8 @@ class PegInHoleEnv:
         # In place, because robosuite's placement samplers hold the generator too.
         self._env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         self._env.reset()
+        if self._control is not None:
+            self._control.start_episode()
         self._ready = True
 
     def step(self, actions: NDArray[np.generic]) -> StepResult:
@@ -106,14 +113,7 @@ class PegInHoleEnv:
             actions: [2, D] in [-1, 1]: per arm the hand's displacement (1 is 0.05 m) and rotation
                 (1 is 0.5 rad) in the frame of the arm's base, then the gripper (-1 opens) if any.
         """
-        mujoco = self._mujoco
-        parts = self._parts(actions)
-        robots = self._env.robots
-        for substep in range(self._num_substeps):
-            mujoco.mj_step1(self._model, self._data)
-            for robot, part in zip(robots, parts, strict=True):
-                robot.control(part, policy_step=substep == 0)
-            mujoco.mj_step2(self._model, self._data)
+        self._simulate(self._parts(actions))
         if self._data.warning.number[self._divergence].any():
             self._ready = False
             raise RuntimeError(
@@ -161,8 +161,20 @@ class PegInHoleEnv:
         self._ready = False
         if self._env is not None:
             self._env.close()
-        self._env = self._model = self._data = None
+        self._env = self._model = self._data = self._control = None
         self._sensors = {}
+
+    def _simulate(self, parts: list[NDArray[np.float64]]) -> None:
+        """Run the substeps of one control step."""
+        if self._control is not None:
+            self._control.step(parts)
+            return
+        mujoco, robots = self._mujoco, self._env.robots
+        for substep in range(self._num_substeps):
+            mujoco.mj_step1(self._model, self._data)
+            for robot, part in zip(robots, parts, strict=True):
+                robot.control(part, policy_step=substep == 0)
+            mujoco.mj_step2(self._model, self._data)
 
     def _assert_ready(self) -> None:
         if not self._ready:
@@ -250,6 +262,14 @@ class PegInHoleEnv:
             ),
             has_success=True,
         )
+
+
+def _compiled_control(env: Any, num_substeps: int, config: PegInHoleConfig) -> ArmControl | None:
+    if config.backend == "robosuite":
+        return None
+    from marlcore.envs.control import ArmControl  # imports numba
+
+    return ArmControl(env, num_substeps=num_substeps)
 
 
 def _joined(values: dict[str, Any], names: list[str]) -> NDArray[np.float64]:

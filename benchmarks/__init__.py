@@ -1,0 +1,1 @@
+"""One script per figure of docs/BENCHMARKS.md; each runs alone: `python benchmarks/NAME.py`."""

@@ -1,0 +1,73 @@
+"""Trains a few updates of one of our configurations; run by training.py in this project's Python.
+
+    python _ours.py '{"named": "quickstart", "algorithm": "mappo", "changes": {...}, "updates": 3}'
+
+Prints one JSON line: env steps and seconds of every update after the first, which warms up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+if not __package__:  # run as a file: import from the repository, not from this directory
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from experiments._named import COMMON, merged
+from experiments._run import build_trainer, make_environments
+from marlcore.config_errors import parse_config
+
+
+class ClockRecorder:
+    """Notes when each update was recorded, and how long it was of that."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.clock: list[float] = []
+        self.update_s: list[float] = []
+
+    def record(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Look at the clock."""
+        self.steps.append(step)
+        self.clock.append(time.perf_counter())
+        self.update_s.append(metrics["time/update_s"])
+
+    def add_artifact(self, path: Path) -> None:
+        """Do nothing: a benchmark has none."""
+
+    def close(self) -> None:
+        """Do nothing: everything is in memory."""
+
+
+def main() -> None:
+    task = json.loads(sys.argv[1])
+    values = merged(COMMON[task["named"]], task["changes"])
+    values["algorithm"]["name"] = task["algorithm"]
+    training = values["training"]
+    rollout = training["num_envs"] * training["num_steps_per_rollout"]
+    training["total_timesteps"] = rollout * (task["updates"] + 1)
+    config = parse_config(values)
+    torch.set_num_threads(config.training.num_threads or torch.get_num_threads())
+    recorder = ClockRecorder()
+    env = make_environments(config, seed=config.seed, num_envs=config.training.num_envs)
+    with contextlib.closing(env):
+        device = torch.device("cpu")
+        build_trainer(config, env=env, device=device, recorder=recorder, store=None).train()
+    seconds = [b - a for a, b in itertools.pairwise(recorder.clock)]
+    result = {
+        "env_steps": [b - a for a, b in itertools.pairwise(recorder.steps)],
+        "seconds": seconds,
+        "update_s": recorder.update_s[1:],
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

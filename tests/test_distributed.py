@@ -1,0 +1,109 @@
+"""Two gloo processes equal one process with twice the environments (invariant d)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from marlcore import distributed
+from marlcore.recording import MemoryRecorder
+from tests.factories import learning_metrics, make_config, make_trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def settings(num_envs: int, algorithm: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "algorithm": {"num_minibatches": 1, "target_kl": 0.5, **algorithm},
+        "training": {"num_envs": num_envs, "total_timesteps": 192},
+    }
+
+
+def train_here(name: str, num_envs: int, algorithm: dict[str, Any]) -> dict[str, Any]:
+    """Train three updates and return what every process should agree on."""
+    recorder = MemoryRecorder()
+    with make_trainer(make_config(name, **settings(num_envs, algorithm)), recorder) as trainer:
+        trainer.train()
+        state = trainer.policy.state_dict()
+        weights = {key: tensor.flatten().tolist() for key, tensor in state.items()}
+    return {"weights": weights, "metrics": learning_metrics(recorder)}
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def train_in_two_processes(
+    name: str, algorithm: dict[str, Any], directory: Path
+) -> list[dict[str, Any]]:
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.test_distributed", name, json.dumps(algorithm)],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OUTPUT": str(directory / f"{rank}.json"),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm"),
+    [("mappo", {"normalise_values": True}), ("acppo", {"belief": "estimate"})],
+)
+def test_two_processes_equal_one_with_twice_the_environments(
+    name: str, algorithm: dict[str, Any], tmp_path: Path
+) -> None:
+    first, second = train_in_two_processes(name, algorithm, tmp_path)
+    assert first["weights"] == second["weights"]
+    alone = train_here(name, 4, algorithm)
+    for key, expected in alone["weights"].items():
+        torch.testing.assert_close(
+            torch.tensor(first["weights"][key]), torch.tensor(expected), rtol=1e-4, atol=1e-6
+        )
+    for (step, metrics), (expected_step, expected) in zip(
+        first["metrics"], alone["metrics"], strict=True
+    ):
+        assert step == expected_step
+        assert metrics["rollout/num_episodes"] == expected["rollout/num_episodes"]
+        for key in ("rollout/return_mean", "update/policy_loss", "update/value_loss"):
+            assert metrics[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5)
+
+
+def test_alone_every_reduction_is_the_identity() -> None:
+    x = torch.tensor([1.0, 2.0])
+    assert distributed.sum_over_ranks(x) is x
+    assert distributed.gather_objects("x") == ["x"]
+    assert distributed.any_over_ranks(True, torch.device("cpu"))
+    assert not distributed.any_over_ranks(False, torch.device("cpu"))
+    assert distributed.is_main()
+
+
+if __name__ == "__main__":
+    with distributed.process_group(torch.device("cpu"), timeout_s=60):
+        result = train_here(sys.argv[1], 2, json.loads(sys.argv[2]))
+    Path(os.environ["OUTPUT"]).write_text(json.dumps(result))

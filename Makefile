@@ -1,0 +1,72 @@
+# Each target sets up what it needs. The first call installs (minutes), later ones start at once.
+#
+#   make train   two arms learn to put the peg into the hole, with ACPPO, on this machine
+#   make test    the test suite
+#   make check   style and types
+#   make docs    renew docs/CONFIGURATION.md
+#   make lock    renew requirements.lock from .venv
+#   make clean   remove .venv and caches (runs/ stays)
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check docs lock clean system
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+LIBRARIES := libEGL.so.1 libGL.so.1 libglib-2.0.so.0
+APT := apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+train: setup
+	.venv/bin/python experiments/acppo.py with quickstart
+
+test: setup
+	.venv/bin/python -m pytest
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+docs: setup
+	.venv/bin/python -m experiments._docs
+
+setup: system .venv/.installed
+
+# MuJoCo and OpenCV load these libraries; nothing else is needed of the system.
+system:
+	@missing=""; for library in $(LIBRARIES); do \
+	    { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$$library" \
+	        || missing="$$missing $$library"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	echo "installing system packages (missing:$$missing)"; \
+	if ! command -v apt-get >/dev/null; then \
+	    echo "install the packages of your system that hold$$missing, then call make again"; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then sudo=""; \
+	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo="sudo"; \
+	else echo "this needs root; run:  sudo $(APT)"; echo "then call make again"; exit 1; fi; \
+	$$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo $(APT) >/dev/null
+
+# torch first and with what it needs: a CPU build where pip is offered one, else the CUDA build.
+# The rest exactly as locked, without asking for more.
+.venv/.installed: requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	    { echo "Python 3.11 is needed, $(PYTHON) is not; give another: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up .venv (once; some minutes)"
+	@"$(PYTHON)" -m venv .venv || \
+	    { echo "python3.11 cannot make environments; run:  sudo apt-get install -y python3.11-venv"; exit 1; }
+	$(PIP) install --constraint requirements.lock torch setuptools
+	$(PIP) install --no-deps --requirement requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: setup
+	@{ sed -n '/^#/p' requirements.lock; .venv/bin/python -m pip freeze --all --exclude-editable \
+	    | grep -viE '^(pip|pynput|evdev|python-xlib|nvidia-.*|triton|cuda-.*)==' \
+	    | sed 's/+cpu$$//'; } > requirements.new && mv requirements.new requirements.lock
+
+clean:
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Jobs on SLURM with submitit: calls the experiments, called by nobody."""

@@ -1,0 +1,1 @@
+"""Hyperparameter search with Optuna: calls the experiments, called by nobody."""

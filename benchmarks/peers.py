@@ -23,7 +23,7 @@ from benchmarks._report import PEERS, ROOT, say
 
 NAMES = ("sb3", "benchmarl")
 CHECKS = {
-    "sb3": "import robosuite, stable_baselines3",
+    "sb3": "import robosuite.wrappers, stable_baselines3",
     "benchmarl": "import benchmarl, torchrl",
 }
 

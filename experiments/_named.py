@@ -12,6 +12,7 @@ Values = dict[str, Any]
 QUICKSTART: Values = {
     "env": {
         "kind": "peg_in_hole",
+        "backend": "compiled",
         "observations": "state",
         "reward": "staged",
         "max_episode_steps": 200,

@@ -1,1 +1,1 @@
-"""marlcore: multi-agent PPO for robot arms. Import the module you need; this package imports nothing by itself."""
+"""marlcore: multi-agent PPO for robot arms. It imports nothing by itself."""

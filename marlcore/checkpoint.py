@@ -44,7 +44,7 @@ class TrainState:
 
 
 def save_checkpoint(directory: Path, state: TrainState) -> None:
-    """Write `state` so that `directory` holds all of it or does not exist; an older one is replaced."""
+    """Write `state`: `directory` holds all of it or does not exist. An older one is replaced."""
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

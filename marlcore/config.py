@@ -27,9 +27,6 @@ class Section(BaseModel):
     )
 
 
-# ---------------------------------------------------------------------------------------------- env
-
-
 class EnvSection(Section):
     """What every environment has."""
 
@@ -103,32 +100,31 @@ class PegInHoleConfig(EnvSection):
     """Control steps a simulated second."""
     backend: Literal["robosuite", "compiled"] = "robosuite"
     """Who computes the arms' torques: robosuite, or compiled code that gives the same numbers in a
-    quarter of the time (TwoArmPegInHole alone; compiles for some seconds when first used)."""
+    third of the time (TwoArmPegInHole alone; compiles for some seconds when first used)."""
 
     @model_validator(mode="after")
-    def _backend_computes_the_task(self) -> PegInHoleConfig:
-        if self.backend == "compiled" and self.task != "TwoArmPegInHole":
+    def _choices_fit_the_task(self) -> PegInHoleConfig:
+        if self.task != "TwoArmPegInHole":
+            if self.reward == "staged" or (self.reward, self.task) == ("dense", "TwoArmTransport"):
+                raise ValueError(
+                    f"env.reward={self.reward}: {self.task} has no such reward; use "
+                    + ("sparse" if self.task == "TwoArmTransport" else "dense or sparse")
+                )
+            if self.backend == "compiled":
+                raise ValueError(
+                    "env.backend=compiled computes arms without grippers, which TwoArmPegInHole "
+                    f"alone has; with {self.task} use env.backend=robosuite"
+                )
+        weighted = self.reward == "dense" and self.task == "TwoArmPegInHole"
+        if self.reward_weights != RewardWeights() and not weighted:
             raise ValueError(
-                "env.backend=compiled computes arms without grippers, which TwoArmPegInHole alone "
-                f"has; with {self.task} use env.backend=robosuite"
+                "env.reward_weights belong to env.reward=dense of TwoArmPegInHole; "
+                f"env.reward={self.reward} of {self.task} ignores them"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _reward_exists(self) -> PegInHoleConfig:
-        if self.task != "TwoArmPegInHole" and self.reward == "staged":
+        if 500 % self.control_hz:
             raise ValueError(
-                "env.reward=staged exists for TwoArmPegInHole alone; "
-                f"with {self.task} use dense or sparse"
-            )
-        if self.reward != "dense" and self.reward_weights != RewardWeights():
-            raise ValueError(
-                "env.reward_weights belong to env.reward=dense; "
-                f"env.reward={self.reward} ignores them"
-            )
-        if self.task != "TwoArmPegInHole" and self.reward_weights != RewardWeights():
-            raise ValueError(
-                f"env.reward_weights belong to TwoArmPegInHole; {self.task} has no such terms"
+                f"env.control_hz {self.control_hz} does not divide the 500 physics steps a second; "
+                "use 10, 20, 25, 50 or 100"
             )
         return self
 
@@ -182,9 +178,6 @@ EnvConfig = Annotated[
 ]
 
 
-# ------------------------------------------------------------------------------------------- policy
-
-
 class MLPConfig(Section):
     """Multi-layer perceptrons on vectors: a Gaussian or categorical actor per agent, or one."""
 
@@ -224,9 +217,6 @@ class TinyConfig(Section):
 
 
 PolicyConfig = Annotated[MLPConfig | TinyConfig, Field(discriminator="kind")]
-
-
-# ---------------------------------------------------------------------------------------- algorithm
 
 
 class PPOConfig(Section):
@@ -321,9 +311,6 @@ class ACPPOConfig(PPOConfig):
 
 
 AlgorithmConfig = Annotated[MAPPOConfig | ACPPOConfig | IPPOConfig, Field(discriminator="name")]
-
-
-# --------------------------------------------------------------------------- training, logging, all
 
 
 class TrainingConfig(Section):

@@ -70,7 +70,7 @@ def any_over_ranks(flag: bool, device: torch.device) -> bool:
 
 
 def gather_objects(value: object) -> list[object]:
-    """Return every process's `value`, by rank. For small records (finished episodes), not arrays."""
+    """Return every process's `value`, by rank. For small records (finished episodes)."""
     if not _active():
         return [value]
     values: list[object] = [None] * world_size()
@@ -79,7 +79,7 @@ def gather_objects(value: object) -> list[object]:
 
 
 def sum_gradients(module: nn.Module) -> None:
-    """Replace every gradient by its sum over processes, in one message; losses carry the weights."""
+    """Replace every gradient by its sum over processes, in one message."""
     if not _active():
         return
     gradients = [p.grad for p in module.parameters() if p.grad is not None]

@@ -55,7 +55,7 @@ class Gaussian:
     """[..., K, D] bool: action dimensions that exist (agents may have fewer than D)."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mu + sigma * noise, noise standard normal [..., K, D]."""
+        """Return mu + sigma * noise, noise standard normal [..., K, D]."""
         return self.mean + self.std * noise
 
     def mode(self) -> Tensor:
@@ -116,7 +116,7 @@ def gaussian_log_prob(
     actions: Float[Tensor, "*rows K D"],
     used: Bool[Tensor, "*#rows K D"],
 ) -> Float[Tensor, "*rows K"]:
-    """Return log N(a; mu, sigma) summed over D = -((a - mu) / sigma)^2 / 2 - log sigma - log(2 pi) / 2."""
+    """Sum over D of -((a - mu) / sigma)^2 / 2 - log sigma - log(2 pi) / 2."""
     per_dimension = -0.5 * ((actions - mean) / std).square() - std.log() - _HALF_LOG_2PI
     return torch.where(used, per_dimension, 0.0).sum(-1)
 

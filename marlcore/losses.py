@@ -63,7 +63,7 @@ def approximate_kl(log_ratio: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
 def explained_variance(
     *, values: Float[Tensor, "*rows"], value_targets: Float[Tensor, "*rows"]
 ) -> Float[Tensor, ""]:
-    """Return 1 - Var(R - V) / Var(R): 1 is perfect, 0 no better than the mean; NaN if R is constant."""
+    """1 - Var(R - V) / Var(R): 1 is perfect, 0 no better than the mean; NaN if R is constant."""
     variance = value_targets.var(correction=0)
     return torch.where(
         variance > 0, 1 - (value_targets - values).var(correction=0) / variance, torch.nan

@@ -80,7 +80,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963985) -> tupl
 
 
 def interquartile_mean(scores: NDArray[np.floating]) -> float:
-    """Mean of the middle half of all scores, a weighted mean where their number is no multiple of 4."""
+    """Mean of the middle half of all scores; scores across a quartile count in part."""
     ordered = np.sort(np.ravel(scores))
     if ordered.size == 0:
         raise ValueError("no scores: the inter-quartile mean needs at least one")

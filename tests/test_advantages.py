@@ -139,7 +139,7 @@ def test_lambda_one_is_the_discounted_return_minus_the_value(seed: int) -> None:
     credit["next_values"][:-1] = credit["values"][1:, :, 0]
     advantages = microstep_gae(**credit, gamma_prime=0.9, lambda_prime=1.0)
     discounts = 0.9 ** (2 * torch.arange(5, dtype=torch.float64) + 1)
-    # the reward of decision t arrives after the last microstep of t: 2t + 1 discounts from the first
+    # decision t's reward arrives after its last microstep: 2t + 1 discounts from the first
     total = (discounts * credit["rewards"][:, 0]).sum() + 0.9**10 * credit["next_values"][-1, 0]
     torch.testing.assert_close(advantages[0, 0, 0], total - credit["values"][0, 0, 0])
 

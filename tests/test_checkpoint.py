@@ -101,7 +101,9 @@ def test_the_first_whole_checkpoint_is_used_and_the_damaged_are_told(tmp_path: P
 
 
 def test_an_optimiser_goes_on_as_if_nothing_had_happened() -> None:
-    def run(steps: int, tensors: dict[str, torch.Tensor] | None = None) -> tuple[torch.Tensor, dict]:
+    def run(
+        steps: int, tensors: dict[str, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, dict]:
         parameter = torch.nn.Parameter(start.clone())
         optimiser = torch.optim.Adam([parameter], lr=0.1)
         if tensors is not None:

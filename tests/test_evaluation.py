@@ -13,7 +13,9 @@ from tests.factories import CPU, make_config, make_trainer
 
 
 @pytest.mark.parametrize("num_episodes", [1, 3, 8, 9])
-def test_exactly_the_wanted_episodes_are_counted_evenly_over_environments(num_episodes: int) -> None:
+def test_exactly_the_wanted_episodes_are_counted_evenly_over_environments(
+    num_episodes: int,
+) -> None:
     config = make_config()
     with make_trainer(config) as trainer:
         env = make_environments(config, seed=5, num_envs=4)
@@ -34,7 +36,9 @@ def test_a_deterministic_evaluation_repeats_itself_whatever_the_workers() -> Non
         with make_trainer(config) as trainer:
             env = make_environments(config, seed=5, num_envs=4)
             with contextlib.closing(env):
-                results.append(evaluate(trainer.policy, env, num_episodes=6, noise=None, device=CPU))
+                results.append(
+                    evaluate(trainer.policy, env, num_episodes=6, noise=None, device=CPU)
+                )
     assert results[0] == results[1] == results[2]
 
 

@@ -40,7 +40,9 @@ def test_partition_is_solved_by_estimated_beliefs_alone(seed: int) -> None:
     """Twins that see the same must act the same; only a belief can tell the second apart."""
     mappo = play("mappo", "partition", seed=seed, steps=12_288, lr=0.005, policy=TWINS)
     acppo = play("acppo", "partition", seed=seed, steps=12_288, lr=0.005, policy=TWINS)
-    assert max(sum(mappo[i : i + 4]) / 4 for i in range(len(mappo) - 3)) < 0.56  # chance, 2048 plays
+    assert (
+        max(sum(mappo[i : i + 4]) / 4 for i in range(len(mappo) - 3)) < 0.56
+    )  # chance, 2048 plays
     assert sum(acppo[-4:]) / 4 > 0.99
     assert max(acppo) == 1.0
 

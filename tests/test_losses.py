@@ -35,7 +35,10 @@ def test_worked_ratios_are_clipped_on_the_optimistic_side_alone() -> None:
 def test_a_clipped_ratio_has_no_gradient() -> None:
     log_probs = t([0.5, 0.05]).requires_grad_()
     clipped_policy_loss(
-        log_probs=log_probs, old_log_probs=torch.zeros(2), advantages=t([1.0, 1.0]), clip_epsilon=0.2
+        log_probs=log_probs,
+        old_log_probs=torch.zeros(2),
+        advantages=t([1.0, 1.0]),
+        clip_epsilon=0.2,
     ).sum().backward()
     assert log_probs.grad is not None
     assert log_probs.grad[0] == 0
@@ -43,7 +46,11 @@ def test_a_clipped_ratio_has_no_gradient() -> None:
 
 
 def test_value_loss_is_half_the_square_or_hubers() -> None:
-    arguments = {"values": t([3.0, 0.5]), "old_values": t([0.0, 0.0]), "value_targets": t([0.0, 0.0])}
+    arguments = {
+        "values": t([3.0, 0.5]),
+        "old_values": t([0.0, 0.0]),
+        "value_targets": t([0.0, 0.0]),
+    }
     plain = value_loss(**arguments, value_clip=None, huber_delta=None)
     huber = value_loss(**arguments, value_clip=None, huber_delta=1.0)
     assert torch.equal(plain, t([4.5, 0.125]))
@@ -53,7 +60,11 @@ def test_value_loss_is_half_the_square_or_hubers() -> None:
 def test_value_clipping_takes_the_worse_of_both() -> None:
     # V_old 0, V 1, R 1: unclipped 0, clipped to 0.2: 0.5 * 0.64
     loss = value_loss(
-        values=t([1.0]), old_values=t([0.0]), value_targets=t([1.0]), value_clip=0.2, huber_delta=None
+        values=t([1.0]),
+        old_values=t([0.0]),
+        value_targets=t([1.0]),
+        value_clip=0.2,
+        huber_delta=None,
     )
     torch.testing.assert_close(loss, t([0.32]))
 

@@ -97,7 +97,10 @@ def start(runs: Path, *arguments: str) -> subprocess.Popen[str]:
 def learned(run: Path) -> list[tuple[object, dict[str, float]]]:
     records = read_records(run / "metrics.jsonl")
     return [
-        (r["step"], {k: v for k, v in r["metrics"].items() if not k.startswith(("time/", "system/"))})
+        (
+            r["step"],
+            {k: v for k, v in r["metrics"].items() if not k.startswith(("time/", "system/"))},
+        )
         for r in records
     ]
 

@@ -25,9 +25,12 @@ from marlcore.types import Evaluation, Minibatch, Rollout, Targets
 class Losses:
     """Sums over the rows of a microbatch, already divided by the minibatch's number of rows."""
 
-    policy_N: Tensor
-    value_C: Tensor
-    entropy_N: Tensor
+    policy: Tensor
+    """[N]."""
+    value: Tensor
+    """[C]."""
+    entropy: Tensor
+    """[N]."""
 
 
 class PPOUpdater:
@@ -95,14 +98,14 @@ class PPOUpdater:
             evaluation = self._policy.evaluate(part.inputs, part.actions)
             losses = self.losses(part, evaluation, weights)
             total = (
-                losses.policy_N.sum()
-                + config.value_coef * losses.value_C.sum()
-                - config.entropy_coef * losses.entropy_N.sum()
+                losses.policy.sum()
+                + config.value_coef * losses.value.sum()
+                - config.entropy_coef * losses.entropy.sum()
             )
             if not torch.isfinite(total):
                 raise FloatingPointError(
-                    f"the loss is {total.item()}: policy {losses.policy_N.tolist()}, value "
-                    f"{losses.value_C.tolist()}; lower algorithm.actor_lr and critic_lr or "
+                    f"the loss is {total.item()}: policy {losses.policy.tolist()}, value "
+                    f"{losses.value.tolist()}; lower algorithm.actor_lr and critic_lr or "
                     "algorithm.max_grad_norm"
                 )
             total.backward()
@@ -146,9 +149,9 @@ class PPOUpdater:
         )
         entropy_BN = executed(evaluation.entropy, part.executed_length).sum(-1)
         return Losses(
-            policy_N=(policy_BN * active_BN).sum(0) * weights.per_agent,
-            value_C=(value_BC * _critic_rows(active_BN, value_BC)).sum(0) * weights.per_critic,
-            entropy_N=(entropy_BN * active_BN).sum(0) * weights.per_agent,
+            policy=(policy_BN * active_BN).sum(0) * weights.per_agent,
+            value=(value_BC * _critic_rows(active_BN, value_BC)).sum(0) * weights.per_critic,
+            entropy=(entropy_BN * active_BN).sum(0) * weights.per_agent,
         )
 
     def _clipped_norm(self, module: nn.Module) -> Tensor:
@@ -163,7 +166,7 @@ class PPOUpdater:
 
 @dataclass(frozen=True)
 class RowWeights:
-    """1 / (number of active rows of the minibatch over all processes), as agents and critics see it."""
+    """1 / (active rows of the minibatch over all processes), counted by agents and by critics."""
 
     per_agent: Tensor
     per_critic: Tensor

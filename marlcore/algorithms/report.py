@@ -46,9 +46,9 @@ class UpdateReport:
         self, part: Minibatch, evaluation: Evaluation, losses: Losses, *, clip_epsilon: float
     ) -> None:
         """Take in a microbatch."""
-        self._policy.append(losses.policy_N.detach())
-        self._value.append(losses.value_C.detach())
-        self._entropy.append(losses.entropy_N.detach())
+        self._policy.append(losses.policy.detach())
+        self._value.append(losses.value.detach())
+        self._entropy.append(losses.entropy.detach())
         difference = executed(evaluation.log_probs - part.log_probs, part.executed_length).sum(-1)
         log_ratio = difference[part.executed_length > 0]
         if log_ratio.numel() == 0:
@@ -101,9 +101,6 @@ class UpdateReport:
         return {key: value for key, value in named.items() if math.isfinite(value)}
 
     def _epoch_mean(self, column: int) -> float:
-        if not self._kl_sums:
-            sums = torch.zeros(3)
-        else:
-            sums = torch.stack(self._kl_sums).sum(0)
+        sums = torch.stack(self._kl_sums).sum(0) if self._kl_sums else torch.zeros(3)
         total = distributed.sum_over_ranks(sums)
         return (total[column] / total[2].clamp(min=1)).item()

@@ -47,7 +47,7 @@ class EstimateBeliefs(Beliefs):
 
 
 class OracleBeliefs(Beliefs):
-    """The predecessors' true distributions: an upper bound, not for partially observed execution."""
+    """The predecessors' true distributions: an upper bound, not for partially seen execution."""
 
     def compute(self, actors: Actors, inputs: Inputs) -> Tensor:
         """Run agents 0..N-2 in order."""

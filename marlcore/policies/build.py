@@ -24,7 +24,7 @@ from marlcore.policies.tiny import tiny_actors
 
 @dataclass(frozen=True)
 class PolicyNeeds:
-    """What an algorithm asks of a policy: all that MAPPO, ACPPO and IPPO differ in before learning."""
+    """What an algorithm asks of a policy: all that they differ in besides their targets."""
 
     critic_per_agent: bool
     """N critics, or one for the team."""

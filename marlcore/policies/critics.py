@@ -48,7 +48,7 @@ class CentralizedValueNetwork(nn.Module):
 
 
 class LightweightCentralizedCritic(nn.Module):
-    """All arms' proprio, layer-normalised, one hidden layer: next to nothing beside a large actor."""
+    """All arms' proprio, layer-normalised, one hidden layer: nothing beside a large actor."""
 
     def __init__(
         self, *, feature_size: int, num_critics: int, hidden_size: int, generator: torch.Generator
@@ -100,7 +100,7 @@ class Critics(nn.Module):
         self.moments = RunningMoments(shape)
 
     def encode(self, observations: Inputs) -> Inputs:
-        """Return what of the observations `forward` reads: state [E, H, S] or proprio [E, N, H, P]."""
+        """Return what `forward` reads of them: state [E, H, S] or proprio [E, N, H, P]."""
         return {} if self._source == "own" else {self._source: observations[self._source]}
 
     def forward(self, inputs: Inputs, actors: Actors, beliefs: Tensor | None) -> Tensor:

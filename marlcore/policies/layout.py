@@ -63,7 +63,7 @@ class ChunkLayout:
         return self._gaussian(mean, log_std.float().exp().unsqueeze(-2), agents)
 
     def from_raw(self, raw: Tensor, *, agents: Sequence[int]) -> ActionDistribution:
-        """Make distributions of a network's unbounded numbers [..., n, B]: (mean, log std) or logits."""
+        """Make distributions of unbounded numbers [..., n, B]: (mean, log std), or logits."""
         if self.actions.kind == "discrete":
             return self._categorical(raw, agents)
         mean, log_std = self._halves(raw)

@@ -108,9 +108,9 @@ def test_target_kl_ends_the_update_early() -> None:
     free = make_config(algorithm=changes).algorithm
     bound = make_config(algorithm={**changes, "target_kl": 0.01}).algorithm
     epochs = [
-        PPOUpdater(copy.deepcopy(policy), algorithm, shuffle=torch.Generator().manual_seed(0)).update(
-            collection.rollout, targets
-        )["update/num_epochs"]
+        PPOUpdater(
+            copy.deepcopy(policy), algorithm, shuffle=torch.Generator().manual_seed(0)
+        ).update(collection.rollout, targets)["update/num_epochs"]
         for algorithm in (free, bound)
     ]
     assert epochs[0] == 10
@@ -169,9 +169,7 @@ def test_the_gradient_is_that_of_the_loss_written_literally() -> None:
     new = (evaluation.log_probs * executed).sum(-1)
     old = (batch.log_probs * executed).sum(-1)
     ratio = (new - old).exp()
-    surrogate = torch.min(
-        ratio * batch.advantages, ratio.clamp(0.8, 1.2) * batch.advantages
-    ).mean()
+    surrogate = torch.min(ratio * batch.advantages, ratio.clamp(0.8, 1.2) * batch.advantages).mean()
     value = 0.5 * (evaluation.values - batch.value_targets).square().mean()
     entropy = (evaluation.entropy * executed).sum(-1).mean()
     (-surrogate + 0.5 * value - 0.05 * entropy).backward()
@@ -187,7 +185,8 @@ def test_acppo_with_one_agent_is_ppo() -> None:
     acppo = make_config("acppo", env=changes, algorithm={"gamma_prime": 0.97, "lambda_prime": 0.9})
     mappo = make_config("mappo", env=changes, algorithm={"gamma": 0.97, "gae_lambda": 0.9})
     a, b = (
-        build_algorithm(config.algorithm, num_agents=1).targets(rollout) for config in (acppo, mappo)
+        build_algorithm(config.algorithm, num_agents=1).targets(rollout)
+        for config in (acppo, mappo)
     )
     assert torch.equal(a.advantages, b.advantages)
     assert torch.equal(a.value_targets, b.value_targets)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from marlcore.config import MLPConfig, TinyConfig
 from marlcore.distributions import Gaussian
 from marlcore.envs.protocol import ActionSpec, EnvSpec
-from marlcore.config import MLPConfig, TinyConfig
 from marlcore.policies.build import PolicyNeeds, build_policy
 from marlcore.policies.policy import MultiAgentPolicy
 from marlcore.rng import NoiseSource, make_generator
 
-O, P = 5, 3
+O, P = 5, 3  # noqa: E741 - the glossary's letters
 
 
 def make_spec(
@@ -110,7 +110,9 @@ def test_a_batch_in_another_order_gives_the_same_rows(needs: str) -> None:
     torch.testing.assert_close(permuted.values, direct.values[order])
 
 
-def hidden_changed(spec: EnvSpec, observations: dict[str, Tensor], observer: int) -> dict[str, Tensor]:
+def hidden_changed(
+    spec: EnvSpec, observations: dict[str, Tensor], observer: int
+) -> dict[str, Tensor]:
     """Everything that `observer` cannot see is something else."""
     assert spec.visible is not None
     hidden = torch.tensor(~spec.visible[observer]).unsqueeze(1)  # [N, 1, O] over history
@@ -241,9 +243,7 @@ def test_moments_see_the_newest_observation_of_every_decision_once() -> None:
     vector = torch.randn(10, 4, *spec.observation_shapes["vector"])
     policy.actors.update_moments({"vector": vector})
     assert policy.actors.moments.count == 40
-    torch.testing.assert_close(
-        policy.actors.moments.mean, vector[:, :, :, 0].double().mean((0, 1))
-    )
+    torch.testing.assert_close(policy.actors.moments.mean, vector[:, :, :, 0].double().mean((0, 1)))
 
 
 def test_a_light_critic_without_proprio_is_refused_with_the_way_out() -> None:

@@ -85,7 +85,10 @@ def run_json(command: Sequence[str | Path], *, timeout_s: float) -> dict[str, An
         RuntimeError: if it fails or takes longer, with the end of what it printed.
     """
     words = [str(word) for word in command]
-    process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+    try:
+        process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{' '.join(words)} took more than {timeout_s:.0f} s") from error
     lines = process.stdout.strip().splitlines()
     if process.returncode or not lines:
         end = "\n".join((process.stdout + process.stderr).splitlines()[-20:])

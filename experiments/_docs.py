@@ -1,6 +1,6 @@
-"""docs/CONFIGURATION.md, made from the schema: `python -m experiments._docs` writes it.
+"""docs/CONFIGURATION.md and README's table of earlier flags, made from the schema.
 
-A test asserts that the file is what `configuration_page` returns.
+`python -m experiments._docs` writes both; a test asserts that they are current.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from experiments._overrides import ALLOWED_ON_RESUME
 from marlcore import config_keys
 from marlcore.config_errors import show
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "CONFIGURATION.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "CONFIGURATION.md"
+README = ROOT / "README.md"
+_MARKS = ("<!-- earlier flags, made by `make docs` -->", "<!-- end -->")
 
 _INTRODUCTION = """\
 # Configuration
@@ -112,14 +115,16 @@ def configuration_page() -> str:
             ],
         ),
         "",
-        "## From earlier flags",
-        "",
-        "Flags of earlier training scripts and variables of their Makefile.",
-        "",
-        *_table(("earlier", "today", "remark"), [_earlier_row(row) for row in _EARLIER]),
-        "",
     ]
     return "\n".join(lines)
+
+
+def readme() -> str:
+    """README.md with the table of earlier flags between its marks."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(_MARKS[0])
+    _, _, after = rest.partition(_MARKS[1])
+    table = _table(("earlier", "today", "remark"), [_earlier_row(row) for row in _EARLIER])
+    return "\n".join([before + _MARKS[0], "", *table, "", _MARKS[1] + after])
 
 
 def earlier_keys() -> list[str]:
@@ -163,6 +168,6 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(configuration_page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    for page, text in ((PAGE, configuration_page()), (README, readme())):
+        page.write_text(text, encoding="utf-8")
+        print(f"wrote {page}")

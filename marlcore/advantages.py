@@ -66,7 +66,7 @@ def gae_per_agent(
     def copies(x_TE: Tensor) -> Tensor:
         return x_TE.unsqueeze(-1).expand(T, E, N).flatten(1)
 
-    return gae(
+    advantages_TM = gae(
         rewards=copies(rewards),
         values=values.flatten(1),
         next_values=next_values.flatten(1),
@@ -74,7 +74,8 @@ def gae_per_agent(
         episode_ended=copies(episode_ended),
         gamma=gamma,
         gae_lambda=gae_lambda,
-    ).unflatten(1, (E, N))
+    )
+    return torch.unflatten(advantages_TM, 1, (E, N))
 
 
 def microstep_gae(

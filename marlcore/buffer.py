@@ -88,5 +88,5 @@ def minibatches(
             f"set num_minibatches to a divisor of {num_rows} (decisions * environments)"
         )
     order = torch.randperm(num_rows, generator=generator).to(everything.actions.device)
-    for rows in order.split(num_rows // num_minibatches):
+    for rows in torch.split(order, num_rows // num_minibatches):
         yield everything.rows(rows)

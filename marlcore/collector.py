@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from marlcore import distributed
 from marlcore.buffer import Buffer
@@ -59,7 +61,7 @@ class Collector:
         for _ in range(self._num_steps):
             start = time.perf_counter()
             decision = policy.decide(self._observations, self._noise)
-            actions = decision.actions.cpu().numpy()
+            actions: NDArray[np.generic] = decision.actions.cpu().numpy()
             chosen = time.perf_counter()
             outcome = self._env.step(actions)
             seconds["policy"] += chosen - start
@@ -106,11 +108,10 @@ class Collector:
 def _over_ranks(own: Collection) -> Collection:
     """Join what every process saw; the rollout stays this process's own."""
     everyone = distributed.gather_objects((own.episodes, own.num_env_steps, own.num_discarded))
-    joined = [part for part in everyone if isinstance(part, tuple)]
     return Collection(
         rollout=own.rollout,
-        episodes=tuple(episode for episodes, _, _ in joined for episode in episodes),
-        num_env_steps=sum(steps for _, steps, _ in joined),
-        num_discarded=sum(lost for _, _, lost in joined),
+        episodes=tuple(episode for episodes, _, _ in everyone for episode in episodes),
+        num_env_steps=sum(steps for _, steps, _ in everyone),
+        num_discarded=sum(lost for _, _, lost in everyone),
         seconds=own.seconds,
     )

@@ -7,17 +7,20 @@ CPUs, nccl on GPUs. Nothing else in the library asks which rank it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_T = TypeVar("_T")
+
 
 @contextmanager
-def process_group(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[None]:
+def process_group(device: torch.device, *, timeout_s: float = 600.0) -> Generator[None]:
     """Join the processes that torchrun started; nothing happens where there is one alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -69,13 +72,13 @@ def any_over_ranks(flag: bool, device: torch.device) -> bool:
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
 
 
-def gather_objects(value: object) -> list[object]:
+def gather_objects(value: _T) -> list[_T]:
     """Return every process's `value`, by rank. For small records (finished episodes)."""
     if not _active():
         return [value]
-    values: list[object] = [None] * world_size()
+    values: list[_T | None] = [None] * world_size()
     dist.all_gather_object(values, value)
-    return values
+    return cast(list[_T], values)  # every place is filled now
 
 
 def sum_gradients(module: nn.Module) -> None:
@@ -85,5 +88,6 @@ def sum_gradients(module: nn.Module) -> None:
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+    totals = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, total in zip(gradients, totals, strict=True):
         gradient.copy_(total.view_as(gradient))

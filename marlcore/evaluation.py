@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,8 @@ def evaluate(
     finished: list[list[Episode]] = [[] for _ in quota]
     observations = _to_device(env.reset(), device)
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
-        decision = policy.decide(observations, noise)
-        outcome = env.step(decision.actions.cpu().numpy())
+        actions: NDArray[np.generic] = policy.decide(observations, noise).actions.cpu().numpy()
+        outcome = env.step(actions)
         observations = _to_device(outcome.observations, device)
         for episode in outcome.episodes:
             if len(finished[episode.env_index]) < quota[episode.env_index]:
@@ -89,7 +89,8 @@ def record_video(
     frames: list[NDArray[np.uint8]] = [env.render(0)]
     filmed = 0
     while True:
-        outcome = env.step(policy.decide(observations, None).actions.cpu().numpy())
+        actions: NDArray[np.generic] = policy.decide(observations, None).actions.cpu().numpy()
+        outcome = env.step(actions)
         observations = _to_device(outcome.observations, device)
         episode = next((e for e in outcome.episodes if e.env_index == 0), None)
         if episode is None:
@@ -106,7 +107,7 @@ def _write_video(frames: Sequence[NDArray[np.uint8]], path: Path, fps: int) -> N
     import imageio_ffmpeg  # only where a video is made
 
     height, width, _ = frames[0].shape
-    writer = imageio_ffmpeg.write_frames(
+    writer: Generator[None, NDArray[np.uint8] | None] = imageio_ffmpeg.write_frames(
         str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="error"
     )
     writer.send(None)

@@ -6,6 +6,7 @@ Wilson interval: E. B. Wilson, JASA 22 (1927).   IQM and its bootstrap: arXiv 21
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963985) -> tupl
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def interquartile_mean(scores: NDArray[np.floating]) -> float:
+def interquartile_mean(scores: NDArray[np.floating[Any]]) -> float:
     """Mean of the middle half of all scores; scores across a quartile count in part."""
     ordered = np.sort(np.ravel(scores))
     if ordered.size == 0:
@@ -90,7 +91,7 @@ def interquartile_mean(scores: NDArray[np.floating]) -> float:
 
 
 def bootstrap_interval(
-    scores: NDArray[np.floating], *, seed: int, num_resamples: int = 2000, level: float = 0.95
+    scores: NDArray[np.floating[Any]], *, seed: int, num_resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:
     """Stratified-bootstrap interval of the inter-quartile mean; scores [seeds, tasks].
 
@@ -104,7 +105,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def probability_of_improvement(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+def probability_of_improvement(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
     """Chance that a random run of A scores above a random run of B; ties count half."""
     above = (a[:, None] > b[None, :]) + 0.5 * (a[:, None] == b[None, :])
     return float(above.mean())

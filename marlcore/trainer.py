@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from marlcore import distributed
@@ -142,7 +143,7 @@ class Trainer:
         load_optimiser_tensors(self._optimisers(), state.training)
         for name, generator in self._generators.items():
             generator.set_state(state.training[f"generator/{name}"])
-        environments = {
+        environments: dict[str, NDArray[np.generic]] = {
             name.removeprefix("env/"): tensor.numpy()
             for name, tensor in state.training.items()
             if name.startswith("env/")
@@ -223,15 +224,14 @@ class Trainer:
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"ppo": self.updater.optimiser, **self.policy.optimisers}
 
-    def _state(self, environments: list[object]) -> TrainState:
+    def _state(self, environments: list[dict[str, NDArray[np.generic]]]) -> TrainState:
         training: dict[str, Tensor] = optimiser_tensors(self._optimisers())
         for name, generator in self._generators.items():
             training[f"generator/{name}"] = generator.get_state()
         for part in environments:
-            assert isinstance(part, dict)
             for name, array in part.items():
                 training[f"env/{name}"] = torch.from_numpy(np.array(array))
-        progress = {
+        progress: dict[str, object] = {
             **asdict(self.progress),
             "recent_episodes": [asdict(episode) for episode in self._recent],
         }

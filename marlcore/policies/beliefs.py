@@ -118,7 +118,7 @@ class LearnedBeliefs(Beliefs):
         losses: list[float] = []
         for _ in range(self._num_epochs):
             order = torch.randperm(len(truth), generator=self._shuffle).to(truth.device)
-            for rows in order.split(self._batch_size):
+            for rows in torch.split(order, self._batch_size):
                 losses.append(self._step(features[rows], truth[rows]))
         return {"update/belief_kl": sum(losses) / len(losses)}
 

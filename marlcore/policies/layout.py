@@ -59,7 +59,7 @@ class ChunkLayout:
         """Make distributions of network outputs [..., n, K * width] and log_std [n, width]."""
         if self.actions.kind == "discrete":
             return self._categorical(outputs.float(), agents)
-        mean = outputs.float().unflatten(-1, (self.chunk_length, self.width))
+        mean = torch.unflatten(outputs.float(), -1, (self.chunk_length, self.width))
         return self._gaussian(mean, log_std.float().exp().unsqueeze(-2), agents)
 
     def from_raw(self, raw: Tensor, *, agents: Sequence[int]) -> ActionDistribution:
@@ -76,7 +76,8 @@ class ChunkLayout:
         return self._gaussian(*self._halves(parameters), agents)
 
     def _halves(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = parameters.unflatten(-1, (2, self.chunk_length, self.width)).unbind(-3)
+        halves = torch.unflatten(parameters, -1, (2, self.chunk_length, self.width))
+        first, second = halves.unbind(-3)
         return first, second
 
     def _gaussian(self, mean: Tensor, std: Tensor, agents: Sequence[int]) -> Gaussian:
@@ -84,5 +85,5 @@ class ChunkLayout:
         return Gaussian(mean=mean, std=std.expand_as(mean), used=used)
 
     def _categorical(self, logits: Tensor, agents: Sequence[int]) -> Categorical:
-        logits = logits.unflatten(-1, (self.chunk_length, self.width))
+        logits = torch.unflatten(logits, -1, (self.chunk_length, self.width))
         return Categorical.from_logits(logits, self.used(agents, logits.device))

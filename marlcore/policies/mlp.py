@@ -37,6 +37,8 @@ class MLPActors(Actors):
     An entry an observer cannot see is zero after normalisation, the mean of what was seen.
     """
 
+    _visible: Tensor
+
     def __init__(
         self,
         spec: EnvSpec,

@@ -36,8 +36,8 @@ class MultiAgentPolicy(Policy):
         gradient_into_beliefs: bool = False,
     ) -> None:
         super().__init__()
-        self.actors: Actors = actors
-        self.critics: Critics = critics
+        self.actors = actors
+        self.critics = critics
         self.beliefs = beliefs
         self.value_moments = RunningMoments((critics.num_critics,))
         self._gradient_into_beliefs = gradient_into_beliefs

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from marlcore.policies.layout import ChunkLayout
 from marlcore.rng import NoiseSource
 from marlcore.statistics import RunningMoments
 from marlcore.types import Decision, Evaluation, Inputs, Rollout
+
+if TYPE_CHECKING:
+    from marlcore.policies.critics import Critics
 
 
 class Actors(nn.Module, ABC):
@@ -76,9 +80,9 @@ class Beliefs(nn.Module, ABC):
 class Policy(nn.Module, ABC):
     """Actors, beliefs and critics of all agents: what collector, update and checkpoint see."""
 
-    actors: nn.Module
+    actors: Actors
     """Parameters that the policy loss trains."""
-    critics: nn.Module
+    critics: Critics
     """Parameters that the value loss trains."""
     value_moments: RunningMoments
     """Moments [C] of value targets; the identity unless the update feeds them."""

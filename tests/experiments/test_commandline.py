@@ -380,10 +380,9 @@ def test_evaluate_refuses_bad_input(
     assert part in error
 
 
-def test_the_page_on_configuration_is_current() -> None:
-    assert _docs.PAGE.read_text(encoding="utf-8") == _docs.configuration_page(), (
-        "renew it: python -m experiments._docs"
-    )
+def test_what_the_documentation_takes_from_the_schema_is_current() -> None:
+    for page, text in ((_docs.PAGE, _docs.configuration_page()), (_docs.README, _docs.readme())):
+        assert page.read_text(encoding="utf-8") == text, "renew it: make docs"
 
 
 def test_scripts_differ_in_a_few_lines() -> None:

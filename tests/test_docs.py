@@ -1,0 +1,80 @@
+"""README's links, tree, commands and code are real."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_tree_is_real() -> None:
+    (tree,) = re.findall(r"```\n(experiments/.*?)```", README, re.S)
+    folder = ROOT
+    for line in tree.splitlines():
+        name = line.split()[0]
+        path = (folder if line.startswith(" ") else ROOT) / name
+        assert path.exists(), f"README's tree names {name}"
+        if not line.startswith(" "):
+            folder = path
+    listed = set(re.findall(r"^  (\w+(?:\.py|/))", tree, re.M))
+    public = {p.name for p in (ROOT / "marlcore").glob("*.py") if p.name != "__init__.py"}
+    assert public - listed <= {"config_errors.py", "config_keys.py"}
+
+
+@pytest.mark.parametrize("name", ["make", "make train", "make test", "make docs", "make check"])
+def test_make_knows_the_target(name: str) -> None:
+    done = subprocess.run([*name.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+COMMANDS = sorted(
+    {
+        command
+        for page in PAGES
+        for command in re.findall(r"`(python experiments/\w+\.py[^`]*)`", page.read_text())
+        if "RUN" not in command
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_documented_command_is_accepted(command: str) -> None:
+    """With `print_config` in front, so that nothing is trained."""
+    _, script, *words = shlex.split(command)
+    if "with" in words and "print_config" not in words:
+        words = ["print_config", *words]
+    elif not words:
+        words = ["--help"]
+    done = subprocess.run(
+        [sys.executable, script, *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_documented_refusal_is_what_is_printed() -> None:
+    ((command, answer),) = re.findall(r"```console\n\$ python (.*)\n(error: .*)\n", README)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == answer
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    for code in re.findall(r"```python\n(.*?)```", README, re.S):
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -140,7 +140,9 @@ class ConsoleRecorder:
         for label, text in _cells(metrics, _SHOWN):
             table.add_row(Text(label, style="dim"), Text(text))
         bar = ProgressBar(total=self._total, completed=min(self._step, self._total), width=60)
-        self._live.update(Group(Text(self._progress()), bar, table), refresh=True)
+        line = Table.grid()  # the bar itself ends without a new line
+        line.add_row(bar)
+        self._live.update(Group(Text(self._progress()), line, table), refresh=True)
 
 
 def _print_now(line: str) -> None:

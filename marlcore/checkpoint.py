@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import (  # their PathLike has no type argument
+    load_file,  # pyright: ignore[reportUnknownVariableType]
+    save_file,  # pyright: ignore[reportUnknownVariableType]
+)
 from torch import Tensor
 
 _FORMAT = 1
@@ -48,8 +51,8 @@ def save_checkpoint(directory: Path, state: TrainState) -> None:
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, tensors in (("policy", state.policy), ("training", state.training)):
-        safetensors.torch.save_file(_storable(tensors), temporary / f"{name}.safetensors")
+    save_file(_storable(state.policy), temporary / "policy.safetensors")
+    save_file(_storable(state.training), temporary / "training.safetensors")
     _write_json(temporary / "state.json", state.progress)
     sums = {name: _sha256(temporary / name) for name in _FILES}
     _write_json(temporary / "manifest.json", {"format": _FORMAT, "sha256": sums})
@@ -85,9 +88,8 @@ def load_checkpoint(directory: Path, device: torch.device) -> TrainState:
         if _sha256(path) != sums.get(name):
             raise DamagedCheckpointError(f"{path} does not match its sha256 in manifest.json")
     try:
-        load = safetensors.torch.load_file
-        policy = load(directory / "policy.safetensors", device=str(device))
-        training = load(directory / "training.safetensors", device="cpu")
+        policy = load_file(directory / "policy.safetensors", device=str(device))
+        training = load_file(directory / "training.safetensors", device="cpu")
     except SafetensorError as error:
         raise DamagedCheckpointError(f"{directory}: {error}") from error
     return TrainState(policy, training, _read_json(directory / "state.json"))

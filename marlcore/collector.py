@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class Collector:
         for _ in range(self._num_steps):
             start = time.perf_counter()
             decision = policy.decide(self._observations, self._noise)
-            actions: NDArray[np.generic] = decision.actions.cpu().numpy()
+            actions = cast(NDArray[np.generic], decision.actions.cpu().numpy())
             chosen = time.perf_counter()
             outcome = self._env.step(actions)
             seconds["policy"] += chosen - start

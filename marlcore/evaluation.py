@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from marlcore.envs.protocol import Episode, Observation, VectorEnv
 from marlcore.metrics import episode_metrics
@@ -60,8 +62,8 @@ def evaluate(
     finished: list[list[Episode]] = [[] for _ in quota]
     observations = _to_device(env.reset(), device)
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
-        actions: NDArray[np.generic] = policy.decide(observations, noise).actions.cpu().numpy()
-        outcome = env.step(actions)
+        decision = policy.decide(observations, noise)
+        outcome = env.step(_to_numpy(decision.actions))
         observations = _to_device(outcome.observations, device)
         for episode in outcome.episodes:
             if len(finished[episode.env_index]) < quota[episode.env_index]:
@@ -89,8 +91,7 @@ def record_video(
     frames: list[NDArray[np.uint8]] = [env.render(0)]
     filmed = 0
     while True:
-        actions: NDArray[np.generic] = policy.decide(observations, None).actions.cpu().numpy()
-        outcome = env.step(actions)
+        outcome = env.step(_to_numpy(policy.decide(observations, None).actions))
         observations = _to_device(outcome.observations, device)
         episode = next((e for e in outcome.episodes if e.env_index == 0), None)
         if episode is None:
@@ -107,8 +108,11 @@ def _write_video(frames: Sequence[NDArray[np.uint8]], path: Path, fps: int) -> N
     import imageio_ffmpeg  # only where a video is made
 
     height, width, _ = frames[0].shape
-    writer: Generator[None, NDArray[np.uint8] | None] = imageio_ffmpeg.write_frames(
-        str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="error"
+    writer = cast(
+        Generator[None, NDArray[np.uint8] | None],
+        imageio_ffmpeg.write_frames(
+            str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="error"
+        ),
     )
     writer.send(None)
     for frame in frames:
@@ -118,3 +122,7 @@ def _write_video(frames: Sequence[NDArray[np.uint8]], path: Path, fps: int) -> N
 
 def _to_device(observations: Observation, device: torch.device) -> Inputs:
     return {name: torch.as_tensor(x).to(device) for name, x in observations.items()}
+
+
+def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:
+    return cast(NDArray[np.generic], tensor.cpu().numpy())

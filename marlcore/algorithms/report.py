@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -85,10 +85,10 @@ class UpdateReport:
             "update/ratio_max": max((high.item() for _, high in self._ratios), default=1.0),
             "update/num_epochs": float(self._num_epochs),
         }
-        norms: list[float] = torch.stack(self._norms).mean(0).tolist()
-        metrics["update/grad_norm_actor"], metrics["update/grad_norm_critic"] = norms
-        policy_losses: list[float] = policy_N.tolist()
-        for agent, loss in enumerate(policy_losses):
+        actor_norm, critic_norm = cast(list[float], torch.stack(self._norms).mean(0).tolist())
+        metrics["update/grad_norm_actor"] = actor_norm
+        metrics["update/grad_norm_critic"] = critic_norm
+        for agent, loss in enumerate(cast(list[float], policy_N.tolist())):
             metrics[f"update/policy_loss/agent_{agent}"] = loss
         return {**metrics, **self._explained()}
 

@@ -18,7 +18,7 @@ from marlcore.buffer import Buffer
 from marlcore.envs.protocol import Episode, Observation, VectorEnv, VectorStep
 from marlcore.policies.protocol import Policy
 from marlcore.rng import NoiseSource
-from marlcore.types import Decision, Inputs, Rollout, Step
+from marlcore.types import Decision, Inputs, Rollout, Step, to_tensors
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Collector:
 
     def start_from(self, observations: Observation) -> None:
         """Go on from these observations [E, ...] instead of resetting (after a resume)."""
-        self._observations = self._to_device(observations)
+        self._observations = to_tensors(observations, self._device)
 
     def collect(self, policy: Policy) -> Collection:
         """Run one rollout; valid until the next."""
         if self._observations is None:
-            self._observations = self._to_device(self._env.reset())
+            self._observations = to_tensors(self._env.reset(), self._device)
         episodes: list[Episode] = []
         num_env_steps = num_discarded = 0
         seconds = {"env": 0.0, "policy": 0.0}
@@ -68,7 +68,7 @@ class Collector:
             seconds["policy"] += chosen - start
             seconds["env"] += time.perf_counter() - chosen
             self._store(policy, decision, outcome)
-            self._observations = self._to_device(outcome.observations)
+            self._observations = to_tensors(outcome.observations, self._device)
             episodes.extend(outcome.episodes)
             num_env_steps += outcome.num_env_steps
             num_discarded += int(outcome.discarded.sum())
@@ -81,7 +81,7 @@ class Collector:
         values = decision.values
         next_values = torch.full_like(values, torch.nan)  # the buffer fills in successors
         if outcome.truncated.any():  # a terminated state's value is never read
-            final = policy.values(self._to_device(outcome.final_observations))
+            final = policy.values(to_tensors(outcome.final_observations, self._device))
             truncated = torch.as_tensor(outcome.truncated, device=self._device)
             next_values[truncated] = final[truncated]
         discarded = torch.as_tensor(outcome.discarded, device=self._device)
@@ -101,9 +101,6 @@ class Collector:
                 executed_length=torch.as_tensor(outcome.executed_length, device=self._device),
             )
         )
-
-    def _to_device(self, observations: Observation) -> Inputs:
-        return {name: torch.as_tensor(x).to(self._device) for name, x in observations.items()}
 
 
 def _over_ranks(own: Collection) -> Collection:

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from marlcore.envs.protocol import Episode, Observation, VectorEnv
+from marlcore.envs.protocol import Episode, VectorEnv
 from marlcore.metrics import episode_metrics
 from marlcore.policies.protocol import Policy
 from marlcore.rng import NoiseSource
 from marlcore.statistics import wilson_interval
-from marlcore.types import Inputs
+from marlcore.types import to_tensors
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ def evaluate(
     """
     quota = [len(range(e, num_episodes, env.num_envs)) for e in range(env.num_envs)]
     finished: list[list[Episode]] = [[] for _ in quota]
-    observations = _to_device(env.reset(), device)
+    observations = to_tensors(env.reset(), device)
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
         decision = policy.decide(observations, noise)
         outcome = env.step(_to_numpy(decision.actions))
-        observations = _to_device(outcome.observations, device)
+        observations = to_tensors(outcome.observations, device)
         for episode in outcome.episodes:
             if len(finished[episode.env_index]) < quota[episode.env_index]:
                 finished[episode.env_index].append(episode)
@@ -87,12 +87,12 @@ def record_video(
     Returns:
         The filmed episode.
     """
-    observations = _to_device(env.reset(), device)
+    observations = to_tensors(env.reset(), device)
     frames: list[NDArray[np.uint8]] = [env.render(0)]
     filmed = 0
     while True:
         outcome = env.step(_to_numpy(policy.decide(observations, None).actions))
-        observations = _to_device(outcome.observations, device)
+        observations = to_tensors(outcome.observations, device)
         episode = next((e for e in outcome.episodes if e.env_index == 0), None)
         if episode is None:
             frames.append(env.render(0))
@@ -118,10 +118,6 @@ def _write_video(frames: Sequence[NDArray[np.uint8]], path: Path, fps: int) -> N
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))
     writer.close()
-
-
-def _to_device(observations: Observation, device: torch.device) -> Inputs:
-    return {name: torch.as_tensor(x).to(device) for name, x in observations.items()}
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:

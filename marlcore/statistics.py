@@ -26,12 +26,18 @@ class RunningMoments(nn.Module):
     count: Tensor
     mean: Tensor
     squares: Tensor
+    _offset: Tensor
+    _scale: Tensor
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(shape, dtype=torch.float64))
+        # What follows from the three in float32, kept because it is read at every decision.
+        self.register_buffer("_offset", torch.zeros(shape), persistent=False)
+        self.register_buffer("_scale", torch.ones(shape), persistent=False)
+        self.register_load_state_dict_post_hook(RunningMoments._after_load)
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
@@ -47,6 +53,17 @@ class RunningMoments(nn.Module):
         self.squares += squares + shift.square() * self.count * count / total
         self.mean += shift * count / total
         self.count.copy_(total)
+        self._derive()
+
+    @staticmethod
+    def _after_load(moments: nn.Module, _: object) -> None:
+        assert isinstance(moments, RunningMoments)
+        moments._derive()
+
+    def _derive(self) -> None:
+        if self.count >= 2:
+            self._offset.copy_(self.mean)
+            self._scale.copy_(self.std)
 
     @property
     def std(self) -> Tensor:
@@ -56,12 +73,12 @@ class RunningMoments(nn.Module):
         return (self.squares / self.count).sqrt().clamp(min=1e-4)
 
     def normalise(self, x: Tensor, clip: float = math.inf) -> Tensor:
-        """(x - mean) / std, clipped to [-clip, clip]; float32."""
-        return ((x - self.mean) / self.std).clamp(-clip, clip).float()
+        """(x - mean) / std, clipped to [-clip, clip]."""
+        return ((x - self._offset) / self._scale).clamp(-clip, clip)
 
     def denormalise(self, x: Tensor) -> Tensor:
-        """X * std + mean; float32."""
-        return (x * self.std + self.mean).float()
+        """X * std + mean."""
+        return x * self._scale + self._offset
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959963985) -> tuple[float, float]:

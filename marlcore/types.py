@@ -7,12 +7,20 @@ name whose meaning is the policy's own (observations, beliefs, cached features).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Inputs = dict[str, Tensor]
+
+
+def to_tensors(arrays: Mapping[str, NDArray[np.generic]], device: torch.device) -> Inputs:
+    """Put arrays by name on a device, without a copy where they are there already."""
+    return {name: torch.as_tensor(array).to(device) for name, array in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -121,8 +129,3 @@ class Evaluation:
     """[B, N, K]."""
     values: Tensor
     """[B, C], in the critic's own unit (normalised, where values are)."""
-
-
-def to_tensors(arrays: dict[str, object], device: torch.device) -> Inputs:
-    """Put numpy arrays by name on a device."""
-    return {name: torch.as_tensor(array).to(device) for name, array in arrays.items()}

@@ -5,6 +5,7 @@ N agents   K chunk   D action dimensions   A choices   B numbers of one agent's 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,8 +51,7 @@ class ChunkLayout:
 
     def used(self, agents: Sequence[int], device: torch.device) -> Tensor:
         """[n, 1, width] bool: dimensions or choices that exist for each agent."""
-        sizes = torch.tensor([self.actions.sizes[i] for i in agents], device=device)
-        return (torch.arange(self.width, device=device) < sizes.unsqueeze(-1)).unsqueeze(1)
+        return _used(tuple(self.actions.sizes[i] for i in agents), self.width, device)
 
     def from_outputs(
         self, outputs: Tensor, log_std: Tensor, *, agents: Sequence[int]
@@ -87,3 +87,9 @@ class ChunkLayout:
     def _categorical(self, logits: Tensor, agents: Sequence[int]) -> Categorical:
         logits = torch.unflatten(logits, -1, (self.chunk_length, self.width))
         return Categorical.from_logits(logits, self.used(agents, logits.device))
+
+
+@functools.lru_cache(maxsize=64)
+def _used(sizes: tuple[int, ...], width: int, device: torch.device) -> Tensor:
+    wanted = torch.tensor(sizes, device=device).unsqueeze(-1)
+    return (torch.arange(width, device=device) < wanted).unsqueeze(1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from marlcore.distributions import ActionDistribution
 from marlcore.envs.protocol import EnvSpec
 from marlcore.policies.layout import ChunkLayout
-from marlcore.policies.networks import AgentMLP
+from marlcore.policies.networks import AgentMLP, columns
 from marlcore.policies.protocol import Actors
 from marlcore.statistics import RunningMoments
 from marlcore.types import Inputs
@@ -89,19 +89,20 @@ class MLPActors(Actors):
         observer: int | None = None,
     ) -> ActionDistribution:
         """Return the distributions [E, n, K, width] of some agents (see `Actors`)."""
-        picked = list(agents)
+        picked = columns(agents)
         vector_EnHO = self._normalised(inputs["vector"])[:, picked]
         if observer is not None:
             vector_EnHO = vector_EnHO * self._visible[observer, picked].unsqueeze(1)
         parts = [vector_EnHO.flatten(2)]
-        ids = self._ids.to(vector_EnHO.device)[picked]
-        parts.append(ids.expand(vector_EnHO.shape[0], *ids.shape))
+        if self._ids.shape[1]:
+            ids = self._ids.to(vector_EnHO.device)[picked]
+            parts.append(ids.expand(vector_EnHO.shape[0], *ids.shape))
         if beliefs is not None:
             parts.append(beliefs[:, picked])
-        outputs = self.network(torch.cat(parts, dim=-1), picked)
+        outputs = self.network(torch.cat(parts, dim=-1), agents)
         log_std = self.log_std.clamp(self._head.min_log_std, self._head.max_log_std)
-        log_std = log_std.expand(len(picked), -1) if self._share else log_std[picked]
-        return self.layout.from_outputs(outputs, log_std, agents=picked)
+        log_std = log_std.expand(len(agents), -1) if self._share else log_std[picked]
+        return self.layout.from_outputs(outputs, log_std, agents=agents)
 
     def features(self, inputs: Inputs) -> Tensor:
         """Return the normalised vectors, flat: [E, N, H * O]."""

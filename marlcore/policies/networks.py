@@ -49,10 +49,17 @@ class AgentMLP(nn.Module):
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if len(groups) < num_groups:
-                weight, bias = weight[list(groups)], bias[list(groups)]
+                weight, bias = weight[columns(groups)], bias[columns(groups)]
             h_GRi = torch.baddbmm(bias, h_GRi, weight)
             if layer < last:
                 h_GRi = self._activate(h_GRi)
         if num_groups == 1:
             return h_GRi.reshape(*x.shape[:2], -1)
         return h_GRi.transpose(0, 1)
+
+
+def columns(indices: Sequence[int]) -> slice | list[int]:
+    """Index that picks `indices`: a slice, which copies nothing, where they are consecutive."""
+    first = indices[0]
+    consecutive = list(indices) == list(range(first, first + len(indices)))
+    return slice(first, first + len(indices)) if consecutive else list(indices)

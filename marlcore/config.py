@@ -107,7 +107,7 @@ class PegInHoleConfig(EnvSection):
         if self.task != "TwoArmPegInHole":
             if self.reward == "staged" or (self.reward, self.task) == ("dense", "TwoArmTransport"):
                 raise ValueError(
-                    f"env.reward={self.reward}: {self.task} has no such reward; use "
+                    f"env.reward={self.reward}: {self.task} has no such reward; use env.reward="
                     + ("sparse" if self.task == "TwoArmTransport" else "dense or sparse")
                 )
             if self.backend == "compiled":

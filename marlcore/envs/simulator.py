@@ -16,7 +16,6 @@ from typing import Any
 from marlcore.config import PegInHoleConfig
 from marlcore.envs.rendering import nearest
 
-PHYSICS_HZ = 500
 """robosuite's physics steps a simulated second."""
 
 Sensor = Any
@@ -76,15 +75,6 @@ def make_simulator(config: PegInHoleConfig, *, seed: int) -> Any:
     """
     robosuite = import_robosuite()
     _check_robots(config.robots)
-    if PHYSICS_HZ % config.control_hz:
-        raise ValueError(
-            f"env.control_hz {config.control_hz} does not divide the {PHYSICS_HZ} physics steps "
-            f"a second; use 20 or another divisor of {PHYSICS_HZ}"
-        )
-    if config.task == "TwoArmTransport" and config.reward == "dense":
-        raise ValueError(
-            "env.reward=dense: robosuite has none for TwoArmTransport; use env.reward=sparse"
-        )
     grippers = {"gripper_types": None} if config.task == "TwoArmPegInHole" else {}
     return robosuite.make(
         config.task,

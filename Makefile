@@ -13,7 +13,7 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
-LIBRARIES := libEGL.so.1 libGL.so.1 libglib-2.0.so.0
+LIBRARIES := libEGL.so.1 libGL.so.1 libgthread-2.0.so.0
 APT := apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0
 
 help:

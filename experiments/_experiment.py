@@ -6,6 +6,7 @@ inside the run); 130 and 143 stopped by SIGINT and SIGTERM after saving.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -69,6 +70,8 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
     checkpoint = _rundir.find_checkpoint(resume) if resume is not None else None
     if run_id is not None:
         _rundir.check_id(run_id)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _follow(resolved, checkpoint)
     mongo = _mongo.connect()
     if resume is None:
         run_dir = _rundir.create(script.name, values, run_id)
@@ -81,6 +84,16 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
         finally:
             if mongo is not None:
                 mongo[0].close()
+
+
+def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
+    """Train as one of torchrun's further processes: the first one alone records."""
+    from experiments import _run
+
+    nowhere = Path(os.devnull) if checkpoint is None else checkpoint.parent
+    with _stop.install():
+        _run.run(resolved.config, run_dir=nowhere, sacred_run=None, resume_from=checkpoint)
+    return 0
 
 
 def _train(
@@ -101,8 +114,8 @@ def _train(
                 resolved.config, run_dir=run_dir, sacred_run=sacred_run, resume_from=checkpoint
             )
             stop = _stop.stop_requested()
-            if stop is not None and result.get("reason") not in ("completed", "success"):
-                raise _stop.StopRequested(stop)
+            if result.get("reason") not in ("completed", "success"):
+                raise _stop.StopRequested(stop or "SIGTERM")  # it may have come to another rank
             return {k: str(v) if isinstance(v, Path) else v for k, v in result.items()}
 
         config = resolved.config.model_dump(mode="json")

@@ -22,8 +22,9 @@ class _Tee(io.TextIOBase):
         self.log = log
 
     def write(self, text: str) -> int:
-        self.log.write(text)
-        self.log.flush()
+        with suppress(OSError):  # a full disk must not hide what is being said
+            self.log.write(text)
+            self.log.flush()
         with suppress(OSError):  # a terminal that went away does not end the run
             self.stream.write(text)
         return len(text)

@@ -33,7 +33,7 @@ from marlcore.policies.build import PolicyNeeds, build_policy
 from marlcore.policies.protocol import Policy
 from marlcore.recording import MemoryRecorder, Recorder
 from marlcore.rng import NoiseSource, make_generator
-from marlcore.trainer import Outcome, Trainer
+from marlcore.trainer import Outcome, Progress, Trainer
 
 EVALUATION_SEED_OFFSET = 1_000_003
 """Evaluated episodes are none of those trained on: their environments have another seed."""
@@ -45,8 +45,12 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ValueError: if that GPU does not exist here.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
@@ -96,18 +100,23 @@ def run(
     with distributed.process_group(device), ExitStack() as stack:
         env = make_environments(config, seed=config.seed, num_envs=training.num_envs)
         stack.callback(env.close)
-        state = None if resume_from is None else _load(run_dir, resume_from, device)
-        recorder = _recorder(config, run_dir, sacred_run, state)
-        stack.callback(recorder.close)
         store = CheckpointStore(run_dir, keep=training.keep_checkpoints)
-        trainer = build_trainer(config, env=env, device=device, recorder=recorder, store=store)
+        trainer = build_trainer(
+            config, env=env, device=device, recorder=MemoryRecorder(), store=store
+        )
+        state = None if resume_from is None else _load(run_dir, resume_from, device)
         if state is not None:
             trainer.restore(state)
+        if distributed.is_main():  # nothing of the record is touched before the run can go on
+            store.clean()
+            store.drop_after(trainer.progress.env_steps)
+            trainer.recorder = _recorder(config, run_dir, sacred_run, trainer.progress)
+            stack.callback(trainer.recorder.close)
         outcome = trainer.train()
         env.close()
         result = _describe(outcome, run_dir)
         if outcome.reason in ("completed", "success") and distributed.is_main():
-            result |= _final_evaluation(config, run_dir, recorder, outcome)
+            result |= _final_evaluation(config, run_dir, trainer.recorder, outcome)
     return result
 
 
@@ -159,17 +168,14 @@ def _policy(
 
 
 def _recorder(
-    config: ExperimentConfig, run_dir: Path, sacred_run: Any | None, state: TrainState | None
+    config: ExperimentConfig, run_dir: Path, sacred_run: Any | None, progress: Progress
 ) -> Recorder:
-    if not distributed.is_main():
-        return MemoryRecorder()
-    progress: dict[str, Any] = {} if state is None else dict(state.progress)
     return make_recorder(
         config,
         run_dir=run_dir,
         sacred_run=sacred_run,
-        start_step=progress.get("env_steps", 0),
-        start_update=progress.get("num_updates", 0),
+        start_step=progress.env_steps,
+        start_update=progress.num_updates,
     )
 
 

@@ -104,12 +104,29 @@ class CheckpointStore:
     def save(self, state: TrainState, *, env_steps: int, is_best: bool) -> Path:
         """Write `checkpoint_<env_steps>`, drop the oldest, and renew `checkpoint_best` if it is."""
         path = self._directory / f"checkpoint_{env_steps}"
-        save_checkpoint(path, state)
-        if is_best:
+        if is_best:  # first: a kill between the two is then made good by the resumed run
             save_checkpoint(self.best, state)
+        save_checkpoint(path, state)
         for outdated in self.newest_first()[self._keep :]:
             shutil.rmtree(outdated)
         return path
+
+    def drop_after(self, env_steps: int) -> None:
+        """Remove checkpoints of a future that the run, resumed at `env_steps`, will not have."""
+        for path in self.newest_first():
+            if int(path.name.removeprefix("checkpoint_")) > env_steps:
+                shutil.rmtree(path)
+
+    def clean(self) -> None:
+        """Remove what an interrupted save left, or put back what it was about to replace."""
+        for path in self._directory.glob(".checkpoint_*.tmp"):
+            shutil.rmtree(path)
+        for path in self._directory.glob(".checkpoint_*.old"):
+            target = path.with_name(path.name.removeprefix(".").removesuffix(".old"))
+            if target.exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(target)
 
     @property
     def best(self) -> Path:
@@ -172,7 +189,7 @@ def load_optimiser_tensors(
                 state.setdefault(int(index), {})[quantity] = tensor
         document = optimiser.state_dict()
         indices = {index for group in document["param_groups"] for index in group["params"]}
-        if state and set(state) != indices:
+        if set(state) != indices and (state or name == "ppo"):
             raise ValueError(
                 f"the checkpoint's optimiser {name!r} holds parameters {sorted(state)}, "
                 f"the run has {sorted(indices)}; resume with the configuration it was made with"

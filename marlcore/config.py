@@ -184,7 +184,7 @@ class MLPConfig(Section):
     kind: Literal["mlp"] = "mlp"
     """Which policy."""
     share_policy: bool = False
-    """One actor (and critic) for all agents, or one each."""
+    """One actor for all agents, or one each."""
     agent_id: bool = True
     """Whether a shared actor is told whom it acts for (one-hot)."""
     hidden_sizes: Sizes = (128, 128)

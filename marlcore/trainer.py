@@ -85,7 +85,7 @@ class Trainer:
         self.policy, self.algorithm, self.updater = policy, algorithm, updater
         self._env, self.collector = env, collector
         self._generators = generators
-        self._recorder, self._store = recorder, store
+        self.recorder, self._store = recorder, store
         self._evaluate, self.stop_requested = evaluate, stop_requested
         self._recent: deque[Episode] = deque(maxlen=config.stop_window)
         self._saved_at = -1
@@ -143,12 +143,7 @@ class Trainer:
         load_optimiser_tensors(self._optimisers(), state.training)
         for name, generator in self._generators.items():
             generator.set_state(state.training[f"generator/{name}"])
-        environments: dict[str, NDArray[np.generic]] = {
-            name.removeprefix("env/"): tensor.numpy()
-            for name, tensor in state.training.items()
-            if name.startswith("env/")
-        }
-        self.collector.start_from(self._env.load_state_dict(environments))
+        self.collector.start_from(self._env.load_state_dict(_own_environments(state)))
         document: dict[str, Any] = dict(state.progress)
         self._recent.extend(Episode(**episode) for episode in document.pop("recent_episodes"))
         best = document.pop("best_score")
@@ -207,12 +202,12 @@ class Trainer:
             "system/memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "system/num_discarded": float(collection.num_discarded),
         }
-        self._recorder.record(metrics, step=self.progress.env_steps)
+        self.recorder.record(metrics, step=self.progress.env_steps)
 
     def _record_evaluation(self) -> None:
         if distributed.is_main():
             metrics = self._evaluate(self.policy).metrics()
-            self._recorder.record(metrics, step=self.progress.env_steps)
+            self.recorder.record(metrics, step=self.progress.env_steps)
         distributed.barrier()
 
     def _score(self) -> tuple[float, float] | None:
@@ -228,11 +223,28 @@ class Trainer:
         training: dict[str, Tensor] = optimiser_tensors(self._optimisers())
         for name, generator in self._generators.items():
             training[f"generator/{name}"] = generator.get_state()
-        for part in environments:
+        for rank, part in enumerate(environments):
             for name, array in part.items():
-                training[f"env/{name}"] = torch.from_numpy(np.array(array))
+                training[f"env/{rank}/{name}"] = torch.from_numpy(np.array(array))
         progress: dict[str, object] = {
             **asdict(self.progress),
             "recent_episodes": [asdict(episode) for episode in self._recent],
         }
         return TrainState(self.policy.state_dict(), training, progress)
+
+
+def _own_environments(state: TrainState) -> dict[str, NDArray[np.generic]]:
+    """Return what this process's environments saved."""
+    saved = {name: tensor for name, tensor in state.training.items() if name.startswith("env/")}
+    ranks = {name.split("/")[1] for name in saved}
+    if len(ranks) != distributed.world_size():
+        raise ValueError(
+            f"the checkpoint is of {len(ranks)} processes, this run has "
+            f"{distributed.world_size()}; resume with as many"
+        )
+    prefix = f"env/{distributed.rank()}/"
+    return {
+        name.removeprefix(prefix): tensor.numpy()
+        for name, tensor in saved.items()
+        if name.startswith(prefix)
+    }

@@ -76,6 +76,11 @@ class Rollout:
         """[T, E, N] bool: decisions that count for agent n."""
         return self.executed_length > 0
 
+    def complete_inputs(self) -> Inputs:
+        """Return the inputs [R, ...] of the decisions that counted for every agent."""
+        complete = self.active.all(-1)
+        return {name: tensor[complete] for name, tensor in self.inputs.items()}
+
     def credit(self) -> dict[str, Tensor]:
         """Return the arguments that all advantage estimators share."""
         return {

@@ -25,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ippo, shared": {"name": "ippo", "policy": {"share_policy": True}},
     "chunks and history": {"env": {"num_actions_chunk": 3, "history_length": 2}},
     "a game": {"env": {"kind": "game", "game": "sum_coordination"}},
+    "discrete actions": {"env": {"kind": "game", "game": "partition"}},
 }
 
 
@@ -128,6 +129,21 @@ def test_a_run_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path: Path) -> 
     ]
     assert sums[0]["policy.safetensors"] == sums[1]["policy.safetensors"]
     assert sums[0]["training.safetensors"] == sums[1]["training.safetensors"]
+
+
+def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(tmp_path: Path) -> None:
+    first = start(tmp_path, "--id", "r", "with", *words(768))
+    output, _ = first.communicate(timeout=200)
+    assert first.returncode == 0, output
+    older = tmp_path / "r" / "checkpoint_256"
+    resumed = start(tmp_path, "with", f"resume={older}", "total_timesteps=384")
+    output, _ = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, output
+    numbered = {path.name for path in CheckpointStore(tmp_path / "r", keep=9).newest_first()}
+    assert numbered == {"checkpoint_256", "checkpoint_384"}
+    evaluation = json.loads((tmp_path / "r" / "evaluation.json").read_text())
+    assert evaluation["env_steps"] == 384
+    assert {r["step"] for r in read_records(tmp_path / "r" / "metrics.jsonl")} == {128, 256, 384}
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Sums run over processes: every process takes the same steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -70,15 +70,11 @@ class PPOUpdater:
         config = self._config
         self._set_learning_rates(remaining if config.lr_decay else 1.0)
         report = UpdateReport(rollout, targets)
-        if config.normalise_values:
-            self._policy.value_moments.update(targets.value_targets.flatten(0, 1))
-        if config.normalise_advantages:
-            normalised = normalise_advantages(targets.advantages, rollout.active)
-            targets = Targets(advantages=normalised, value_targets=targets.value_targets)
+        data, targets = self._in_training_units(rollout, targets)
         for _ in range(config.num_epochs):
             report.start_epoch()
             for minibatch in minibatches(
-                rollout,
+                data,
                 targets,
                 num_minibatches=config.num_minibatches,
                 generator=self._shuffle,
@@ -87,6 +83,18 @@ class PPOUpdater:
             if config.target_kl is not None and report.epoch_kl() > config.target_kl:
                 break
         return {**report.metrics(), **self._policy.after_update(rollout)}
+
+    def _in_training_units(self, rollout: Rollout, targets: Targets) -> tuple[Rollout, Targets]:
+        """Return values and targets in the critics' unit, and advantages normalised, as asked."""
+        moments = self._policy.value_moments
+        old_values = moments.normalise(rollout.values)  # the unit they were predicted in
+        if self._config.normalise_values:
+            moments.update(targets.value_targets[rollout.active.any(-1)])
+        advantages = targets.advantages
+        if self._config.normalise_advantages:
+            advantages = normalise_advantages(advantages, rollout.active)
+        value_targets = moments.normalise(targets.value_targets)
+        return replace(rollout, values=old_values), Targets(advantages, value_targets)
 
     def _step(self, minibatch: Minibatch, report: UpdateReport) -> None:
         """One optimiser step, over all processes and microbatches."""
@@ -113,6 +121,11 @@ class PPOUpdater:
         actor_norm, critic_norm = (
             self._clipped_norm(module) for module in (self._policy.actors, self._policy.critics)
         )
+        if not (torch.isfinite(actor_norm) and torch.isfinite(critic_norm)):
+            raise FloatingPointError(
+                f"a gradient is not finite (norm {actor_norm.item()} of the actors, "
+                f"{critic_norm.item()} of the critics); lower algorithm.actor_lr and critic_lr"
+            )
         report.add_norms(actor_norm, critic_norm)
         self.optimiser.step()
 
@@ -139,11 +152,10 @@ class PPOUpdater:
             )
             length = part.executed_length.clamp(min=1)
             policy_BN = (policy_BNK * mask_BNK).sum(-1) / length
-        moments = self._policy.value_moments
         value_BC = value_loss(
             values=evaluation.values,
-            old_values=moments.normalise(part.values),
-            value_targets=moments.normalise(part.value_targets),
+            old_values=part.values,
+            value_targets=part.value_targets,
             value_clip=config.value_clip,
             huber_delta=config.huber_delta,
         )
@@ -181,10 +193,8 @@ def _row_weights(minibatch: Minibatch) -> RowWeights:
 
 
 def _critic_rows(active_BN: Tensor, like_BC: Tensor) -> Tensor:
-    """Rows that count for each critic [B, C]: its agent acted; for a central one, any did."""
-    if like_BC.shape[1] == active_BN.shape[1]:
-        return active_BN
-    return active_BN.any(-1, keepdim=True)
+    """Rows that count for critics [B, C]: any agent acted; the chain reads V of all of them."""
+    return active_BN.any(-1, keepdim=True).expand_as(like_BC)
 
 
 def normalise_advantages(advantages: Tensor, active: Tensor) -> Tensor:

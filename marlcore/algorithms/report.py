@@ -89,7 +89,7 @@ class UpdateReport:
         metrics["update/grad_norm_actor"] = actor_norm
         metrics["update/grad_norm_critic"] = critic_norm
         for agent, loss in enumerate(cast(list[float], policy_N.tolist())):
-            metrics[f"update/policy_loss/agent_{agent}"] = loss
+            metrics[f"update/policy_loss/agent_{agent}"] = loss * len(policy_N)
         return {**metrics, **self._explained()}
 
     def _explained(self) -> dict[str, float]:
@@ -101,6 +101,6 @@ class UpdateReport:
         return {key: value for key, value in named.items() if math.isfinite(value)}
 
     def _epoch_mean(self, column: int) -> float:
-        sums = torch.stack(self._kl_sums).sum(0) if self._kl_sums else torch.zeros(3)
+        sums = torch.stack(self._kl_sums).sum(0) if self._kl_sums else self._policy[0].new_zeros(3)
         total = distributed.sum_over_ranks(sums)
         return (total[column] / total[2].clamp(min=1)).item()

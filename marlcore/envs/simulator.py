@@ -16,8 +16,6 @@ from typing import Any
 from marlcore.config import PegInHoleConfig
 from marlcore.envs.rendering import nearest
 
-"""robosuite's physics steps a simulated second."""
-
 Sensor = Any
 """Reads one observable: sensor(values read before it) -> value; `__modality__` is its group."""
 

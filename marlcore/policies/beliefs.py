@@ -99,7 +99,10 @@ class LearnedBeliefs(Beliefs):
 
     def compute(self, actors: Actors, inputs: Inputs) -> Tensor:
         """Predict every pair from the observers' own features."""
-        predicted_EPB = self._predict(actors.features(inputs)).parameters()
+        features_ENF = actors.features(inputs)
+        if not self._subjects:
+            return no_beliefs(self._layout, features_ENF)
+        predicted_EPB = self._predict(features_ENF).parameters()
         beliefs = no_beliefs(self._layout, predicted_EPB)
         for pair, (i, j) in enumerate(zip(self._observers, self._subjects, strict=True)):
             start = j * self._layout.belief_size
@@ -110,7 +113,7 @@ class LearnedBeliefs(Beliefs):
         """Minimise KL(true || predicted) over the rollout's decisions, averaged over pairs."""
         if not self._subjects:
             return {}
-        inputs = {name: tensor.flatten(0, 1) for name, tensor in rollout.inputs.items()}
+        inputs = rollout.complete_inputs()
         with torch.no_grad():
             features = actors.features(inputs)
             everyone = range(self._layout.num_agents)

@@ -117,10 +117,9 @@ class Critics(nn.Module):
 
     @torch.no_grad()
     def update_moments(self, inputs: Inputs) -> None:
-        """Fold the newest observations of a rollout's decisions [T, E, ...] into the moments."""
+        """Fold the newest observations of decisions [R, ...] into the moments."""
         if self._normalise and self._source != "own":
-            newest = inputs[self._source].select(-2, 0)
-            self.moments.update(newest.flatten(0, 1))
+            self.moments.update(inputs[self._source].select(-2, 0))
 
     def _normalised(self, x: Tensor) -> Tensor:
         if not self._normalise:

@@ -70,7 +70,8 @@ class MLPActors(Actors):
         )
         self._head = head
         log_std = torch.full((groups, self.layout.width), head.initial_log_std)
-        self.log_std = nn.Parameter(log_std, requires_grad=head.learned)
+        learned = head.learned and spec.actions.kind == "continuous"
+        self.log_std = nn.Parameter(log_std, requires_grad=learned)
         self._normalise, self._clip = normalise_observations, observation_clip
         self.moments = RunningMoments((O,) if share_policy else (N, O))
         visible = torch.zeros(N, N, O) if spec.visible is None else torch.tensor(spec.visible)
@@ -110,9 +111,9 @@ class MLPActors(Actors):
 
     @torch.no_grad()
     def update_moments(self, inputs: Inputs) -> None:
-        """Fold the newest observation of each decision [T, E, N, H, O] into the moments."""
+        """Fold the newest observation of each decision [R, N, H, O] into the moments."""
         if self._normalise:
-            newest = inputs["vector"][:, :, :, 0].flatten(0, 1)
+            newest = inputs["vector"][:, :, 0]
             self.moments.update(newest.flatten(0, 1) if self._share else newest)
 
     def _normalised(self, vector_ENHO: Tensor) -> Tensor:

@@ -86,8 +86,9 @@ class MultiAgentPolicy(Policy):
     def after_update(self, rollout: Rollout) -> dict[str, float]:
         """Let beliefs learn, then move the observation moments on."""
         metrics = self.beliefs.learn(self.actors, rollout) if self.beliefs is not None else {}
-        self.actors.update_moments(rollout.inputs)
-        self.critics.update_moments(rollout.inputs)
+        complete = rollout.complete_inputs()
+        self.actors.update_moments(complete)
+        self.critics.update_moments(complete)
         return metrics
 
     def _remember(self, observations: Inputs) -> Inputs:

@@ -62,7 +62,7 @@ class Actors(nn.Module, ABC):
 
     @abstractmethod
     def update_moments(self, inputs: Inputs) -> None:
-        """Fold a rollout's inputs [T, E, ...] into observation statistics, if there are any."""
+        """Fold the inputs of decisions [R, ...] into observation statistics, if there are any."""
 
 
 class Beliefs(nn.Module, ABC):

@@ -70,12 +70,20 @@ def test_microbatches_change_memory_and_not_the_gradient(algorithm: str) -> None
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("belief", ["estimate", "learned", "oracle"])
+def test_one_agent_has_nobody_to_believe_anything_of(belief: str) -> None:
+    config = make_config("acppo", env={"num_agents": 1}, algorithm={"belief": belief})
+    policy, collection, targets = collect(config)
+    updater = PPOUpdater(policy, config.algorithm, shuffle=torch.Generator().manual_seed(0))
+    assert "update/policy_loss" in updater.update(collection.rollout, targets)
+
+
 @pytest.mark.parametrize("algorithm", ["mappo", "acppo", "ippo"])
 def test_a_row_that_did_not_run_changes_nothing(algorithm: str) -> None:
     config = make_config(algorithm, algorithm={"entropy_coef": 0.1})
     policy, collection, targets = collect(config)
     rollout = collection.rollout
-    rollout.executed_length[3, 1] = 0
+    rollout.executed_length[3, 1] = 0  # of every agent
     before = gradients_of(config, policy, rollout, targets)
 
     def spoilt(tensor: torch.Tensor) -> torch.Tensor:
@@ -135,6 +143,41 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
         updater.update(collection.rollout, bad)
     for name, tensor in policy.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_does_harm() -> None:
+    """A ratio of infinity: the clipped branch is finite, its gradient 0 * inf."""
+    config = make_config(algorithm={"normalise_advantages": False})
+    policy, collection, targets = collect(config)
+    targets = Targets(torch.ones_like(targets.advantages), targets.value_targets)
+    before = copy.deepcopy(policy.state_dict())
+    far = dataclasses.replace(collection.rollout, log_probs=collection.rollout.log_probs - 1000)
+    updater = PPOUpdater(policy, config.algorithm, shuffle=torch.Generator().manual_seed(0))
+    with pytest.raises(FloatingPointError, match="gradient is not finite"):
+        updater.update(far, targets)
+    for name, tensor in policy.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_value_clipping_holds_old_values_in_the_unit_they_were_predicted_in() -> None:
+    config = make_config("mappo", algorithm={"normalise_values": True, "value_clip": 0.2})
+    policy, collection, targets = collect(config)
+    huge = Targets(targets.advantages, targets.value_targets * 50 + 100)
+    gradients = gradients_of(config, policy, collection.rollout, huge)
+    assert any(gradient.abs().max() > 1e-3 for gradient in gradients)
+    clipped, free = (
+        gradients_of(
+            config.model_copy(
+                update={"algorithm": config.algorithm.model_copy(update={"value_clip": clip})}
+            ),
+            policy,
+            collection.rollout,
+            huge,
+        )
+        for clip in (0.2, None)
+    )
+    for a, b in zip(clipped, free, strict=True):  # no value has moved yet: nothing to clip
+        torch.testing.assert_close(a, b)
 
 
 def test_normalised_values_predict_in_their_own_unit_and_bootstrap_in_rewards() -> None:

@@ -68,10 +68,10 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
     if resume is not None and run_id is not None:
         raise ConfigError("--id names a new run; a resumed run keeps its id")
     checkpoint = _rundir.find_checkpoint(resume) if resume is not None else None
-    if run_id is not None:
-        _rundir.check_id(run_id)
     if int(os.environ.get("RANK", "0")) > 0:
         return _follow(resolved, checkpoint)
+    if run_id is not None:
+        _rundir.check_id(run_id)
     mongo = _mongo.connect()
     if resume is None:
         run_dir = _rundir.create(script.name, values, run_id)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from marlcore import distributed
-from marlcore.recording import MemoryRecorder
+from marlcore.recording import MemoryRecorder, read_records
 from tests.factories import learning_metrics, make_config, make_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +92,42 @@ def test_two_processes_equal_one_with_twice_the_environments(
         assert metrics["rollout/num_episodes"] == expected["rollout/num_episodes"]
         for key in ("rollout/return_mean", "update/policy_loss", "update/value_loss"):
             assert metrics[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5)
+
+
+def torchrun(runs: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in two processes."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--master-port", str(free_port()), "experiments/mappo.py", *words),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "MARL_RUNS_DIR": str(runs), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
+@pytest.mark.slow
+def test_torchrun_makes_one_record_and_goes_on_with_as_many_processes(tmp_path: Path) -> None:
+    words = ["env.kind=fake", "num_steps_per_rollout=64", "total_timesteps=512", "video=false"]
+    first = torchrun(tmp_path, "--id", "two", "with", *words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+    second = torchrun(tmp_path, "with", "resume=two", "total_timesteps=768")
+    assert second.returncode == 0, second.stdout + second.stderr
+    steps = [record["step"] for record in read_records(tmp_path / "two" / "metrics.jsonl")]
+    assert steps == [256, 512, 512, 768, 768]
+    alone = subprocess.run(
+        [sys.executable, "experiments/mappo.py", "with", "resume=two", "total_timesteps=1024"],
+        cwd=ROOT,
+        env={**os.environ, "MARL_RUNS_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert alone.returncode == 2
+    assert "the checkpoint is of 2 processes, this run has 1" in alone.stderr
 
 
 def test_alone_every_reduction_is_the_identity() -> None:

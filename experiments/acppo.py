@@ -23,8 +23,8 @@ SCRIPT = Script(
     algorithm=ACPPOConfig(),
     named={
         **_named.COMMON,
-        # What a decision is discounted by is then what MAPPO's 0.99 and 0.95 are: with the defaults'
-        # shorter horizon the arms often stop before the hole (docs/LOG.md).
+        # A decision is then discounted as MAPPO's 0.99 and 0.95 do it; with the defaults' shorter
+        # horizon the arms sometimes stop before the hole (docs/LOG.md).
         "quickstart": _named.merged(
             _named.QUICKSTART, {"algorithm": {"gamma_prime": None, "lambda_prime": 0.975}}
         ),

@@ -30,7 +30,7 @@ QUICKSTART: Values = {
         "num_envs": 2,
         "num_steps_per_rollout": 1000,
         "total_timesteps": 150_000,
-        "stop_success_rate": 0.95,
+        "stop_success_rate": 1.0,
         "stop_window": 20,
     },
 }

@@ -157,7 +157,7 @@ class Trainer:
             return signal or "signal on another process"
         wanted = self._config.stop_success_rate
         if wanted is not None and len(self._recent) == self._config.stop_window:
-            rate = sum(bool(e.success_held) for e in self._recent) / len(self._recent)
+            rate = sum(bool(e.success) for e in self._recent) / len(self._recent)
             if rate >= wanted:
                 return "success"
         return "completed" if self.progress.env_steps >= self._config.total_timesteps else None

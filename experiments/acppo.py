@@ -26,7 +26,16 @@ SCRIPT = Script(
         # A decision is then discounted as MAPPO's 0.99 and 0.95 do it; with the defaults' shorter
         # horizon the arms sometimes stop before the hole (docs/LOG.md).
         "quickstart": _named.merged(
-            _named.QUICKSTART, {"algorithm": {"gamma_prime": None, "lambda_prime": 0.975}}
+            _named.QUICKSTART,
+            {
+                "algorithm": {
+                    "gamma_prime": None,
+                    "lambda_prime": 0.975,
+                    "actor_lr": 5e-4,
+                    "critic_lr": 5e-4,
+                    "num_epochs": 10,
+                }
+            },
         ),
         "two_arm": _named.merged(
             _named.TWO_ARM, {"algorithm": {"gamma_prime": 0.99, "lambda_prime": 0.95}}

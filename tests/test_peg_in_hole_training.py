@@ -16,7 +16,7 @@ from marlcore.recording import read_records
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_arms_learn_something_in_minutes(tmp_path: Path) -> None:
-    """Returns of a random policy scatter by about 2 around 19.5; fourteen updates lift them by 5."""
+    """Returns of a random policy scatter by 2 around 19.5; fourteen updates lift them by 5."""
     done = subprocess.run(
         [
             sys.executable,

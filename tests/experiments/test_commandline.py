@@ -175,8 +175,8 @@ def test_print_config_marks_what_differs(capsys: pytest.CaptureFixture[str]) -> 
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if "algorithm.gamma_prime" in line]
     assert line.split()[:3] == ["*", "algorithm.gamma_prime", "0.97"]
-    (line,) = [line for line in lines if "algorithm.lambda_prime" in line]
-    assert line.split()[:2] == ["algorithm.lambda_prime", "0.95"]
+    (line,) = [line for line in lines if "algorithm.clip_epsilon" in line]
+    assert line.split()[:2] == ["algorithm.clip_epsilon", "0.2"]
     assert not any("env.game" in line for line in lines)
 
 

@@ -81,7 +81,7 @@ _EARLIER = (
     ("--eval_freq", "training.evaluate_every", "env steps, not updates"),
     ("--log_freq", "none", "every update is recorded; logging.console says how it is shown"),
     ("--device", "training.device", ""),
-    ("NUM_GPUS=", "none", "one process a GPU: started by torchrun or Slurm"),
+    ("NUM_GPUS=", "training.num_gpus", "one process a GPU; torchrun and Slurm work as well"),
 )
 """(earlier flags, key of today, remark)."""
 

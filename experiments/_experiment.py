@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import _help, _mongo, _output, _rundir, _stop
+from experiments import _help, _launch, _mongo, _output, _rundir, _stop
 from experiments._arguments import Arguments, read_arguments
 from experiments._overrides import Resolved, resolve, resolve_resumed
 from experiments._script import Script
@@ -39,6 +39,8 @@ def commandline(script: Script, argv: Sequence[str]) -> int:
         if arguments.command == "print_config":
             _help.print_config(resolved)
             return 0
+        if _launch.is_wanted(resolved.config):
+            return _launch_all(arguments, words, resolved, argv)
         return _start(script, arguments, words, resolved)
     except ConfigError as error:
         _print_error(error)
@@ -48,6 +50,15 @@ def commandline(script: Script, argv: Sequence[str]) -> int:
     except BrokenPipeError:  # `--help | head`
         sys.stderr.close()
         return 1
+
+
+def _launch_all(arguments: Arguments, words: Words, resolved: Resolved, argv: Sequence[str]) -> int:
+    """Refuse what the first process would refuse, then start all of them."""
+    if words.resume is None and "--id" in arguments.options:
+        _rundir.check_id(arguments.options["--id"])
+    num_processes = resolved.config.training.num_gpus
+    assert num_processes is not None
+    return _launch.launch(num_processes, argv)
 
 
 def _resolve(script: Script, words: Words) -> Resolved:

@@ -15,6 +15,7 @@ from marlcore.config import (
     GameConfig,
     IPPOConfig,
     MLPConfig,
+    OpenVLAConfig,
     PegInHoleConfig,
 )
 
@@ -61,6 +62,21 @@ def _policy(config: ExperimentConfig, **values: object) -> bool:
     policy = config.policy
     return isinstance(policy, MLPConfig) and all(
         getattr(policy, name) == value for name, value in values.items()
+    )
+
+
+def _vla(config: ExperimentConfig, **values: object) -> bool:
+    """Whether the actors are OpenVLA's, with these values."""
+    policy = config.policy
+    return isinstance(policy, OpenVLAConfig) and all(
+        getattr(policy, name) == value for name, value in values.items()
+    )
+
+
+def _sees_nothing(config: ExperimentConfig) -> bool:
+    env = config.env
+    return not (getattr(env, "cameras", ()) or getattr(env, "image_size", None)) or (
+        isinstance(env, PegInHoleConfig) and not env.cameras
     )
 
 
@@ -147,6 +163,24 @@ IGNORED = (
         "leave it out",
     ),
     Rule(
+        ("policy.share_proprio",),
+        lambda config: _vla(config) and _belief(config) != "estimate",
+        "only estimated beliefs look at another agent's proprio",
+        "leave it out, or use experiments/acppo.py with algorithm.belief=estimate",
+    ),
+    Rule(
+        ("policy.unnorm_key",),
+        lambda config: _vla(config, statistics="task"),
+        "policy.statistics=task takes the environment's own quantiles",
+        "set policy.statistics=checkpoint, or leave it out",
+    ),
+    Rule(
+        ("policy.lora_rank", "policy.lora_alpha", "policy.lora_targets"),
+        lambda config: _vla(config, lora_layers=0),
+        "policy.lora_layers=0 trains no adapters",
+        "leave it out, or set policy.lora_layers",
+    ),
+    Rule(
         ("training.worker_timeout_s",),
         lambda config: config.training.num_workers == 0,
         "training.num_workers=0 runs the environments in this process",
@@ -177,6 +211,13 @@ IMPOSSIBLE = (
         "policy.critic=light reads the arms' proprio, which env.kind=peg_in_hole and fake alone "
         "have",
         "set policy.critic=state",
+    ),
+    Rule(
+        (),
+        lambda config: _vla(config) and _sees_nothing(config),
+        "policy.kind=openvla looks at pictures, and none are rendered",
+        "name cameras, for example \"env.cameras=['frontview','robot0_eye_in_hand',"
+        "'robot1_eye_in_hand']\", or start from openvla_7b or openvla_tiny",
     ),
 )
 

@@ -60,6 +60,90 @@ TWO_ARM: Values = {
 num_epochs=10 and the sizes of the rollout are a choice of ours: earlier work does not say.
 """
 
+CAMERAS = ["frontview", "robot0_eye_in_hand", "robot1_eye_in_hand"]
+"""One view that both arms see, and each arm's own."""
+
+OPENVLA_7B: Values = {
+    "env": {
+        "kind": "peg_in_hole",
+        "backend": "compiled",
+        "observations": "proprio",
+        "cameras": CAMERAS,
+        "image_size": 224,
+        "num_actions_chunk": 4,
+        "history_length": 2,
+        "reward": "staged",
+        "max_episode_steps": 200,
+    },
+    "policy": {
+        "kind": "openvla",
+        "pretrained_checkpoint": "moojink/openvla-7b-oft-finetuned-libero-spatial",
+        "critic": "light",
+    },
+    "algorithm": {
+        "actor_lr": 3e-5,
+        "critic_lr": 3e-4,
+        "num_epochs": 4,
+        "num_minibatches": 8,
+        "target_kl": 0.03,
+    },
+    "training": {
+        "num_envs": 8,
+        "num_steps_per_rollout": 50,
+        "total_timesteps": 500_000,
+        "checkpoint_every": 16_000,
+        "num_eval_episodes": 16,
+    },
+}
+"""Two OpenVLA-OFT agents, adapters and heads trained, one front view and a wrist view each."""
+
+OPENVLA_TINY: Values = {
+    **OPENVLA_7B,
+    "env": {**OPENVLA_7B["env"], "backend": "robosuite", "image_size": 56, "max_episode_steps": 40},
+    "policy": {"kind": "openvla", "pretrained_checkpoint": "tiny", "lora_rank": 4},
+    "training": {
+        "num_envs": 2,
+        "num_steps_per_rollout": 20,
+        "total_timesteps": 640,
+        "checkpoint_every": 320,
+        "num_eval_episodes": 2,
+    },
+}
+"""The same code with a small random checkpoint, in minutes on a CPU; it learns nothing of note."""
+
+TWO_ARM_VLA: Values = {
+    **OPENVLA_7B,
+    "env": {
+        **OPENVLA_7B["env"],
+        "reward": "dense",
+        "reward_weights": {
+            "success": 1.0,
+            "reaching": 0.4,
+            "perpendicular": 1.2,
+            "parallel": 0.6,
+            "alignment": 1.2,
+        },
+        "max_episode_steps": 300,
+    },
+    "algorithm": {
+        **OPENVLA_7B["algorithm"],
+        "clip_epsilon": 0.2,
+        "entropy_coef": 0.01,
+        "value_coef": 0.5,
+        "max_grad_norm": 0.5,
+    },
+    "training": {
+        **OPENVLA_7B["training"],
+        "num_envs": 4,
+        "num_steps_per_rollout": 256,
+        "total_timesteps": 1_000_000,
+    },
+}
+"""OpenVLA-OFT with the settings of earlier work: weighted dense reward, chunks of 4.
+
+Learning rates, epochs and minibatches are a choice of ours: earlier work does not say.
+"""
+
 PAPER_UPDATE: Values = {
     "policy": {"output_gain": 0.01},
     "algorithm": {
@@ -118,6 +202,8 @@ SIMPLE_SPREAD: Values = {
 COMMON: dict[str, Values] = {
     "quickstart": QUICKSTART,
     "two_arm": TWO_ARM,
+    "openvla_7b": OPENVLA_7B,
+    "openvla_tiny": OPENVLA_TINY,
     **GAMES,
     "simple_spread": SIMPLE_SPREAD,
 }
@@ -125,6 +211,10 @@ COMMON: dict[str, Values] = {
 MEANINGS: dict[str, str] = {
     "quickstart": "two arms learn peg-in-hole from state, staged reward, minutes on a CPU",
     "two_arm": "peg-in-hole with the settings of earlier work: dense reward, chunks of 4",
+    "openvla_7b": "peg-in-hole with two OpenVLA-OFT agents; give policy.pretrained_checkpoint",
+    "openvla_tiny": "the same code with a small random checkpoint, minutes on a CPU",
+    "two_arm_vla_mappo": "OpenVLA-OFT with the settings of earlier work: weighted dense reward",
+    "two_arm_vla_acppo": "OpenVLA-OFT with the settings of earlier work: weighted dense reward",
     "partition": "game: two agents must choose differently",
     "sum_coordination": "game: four numbers must add up to what all see (continuous)",
     "climbing": "game: the best joint action stands beside the worst",

@@ -16,9 +16,16 @@ ALLOWED_ON_RESUME = (
     "training.num_workers",
     "training.device",
     "training.num_threads",
+    "algorithm.microbatch_size",
+    "policy.pretrained_checkpoint",
+    "policy.feature_memory_gib",
+    "policy.feature_folder",
     "logging.",
 )
-"""Keys that change nothing of what was computed; a name that ends in a dot is a whole section."""
+"""Keys that change nothing of what was computed; a name that ends in a dot is a whole section.
+
+A checkpoint's folder may have moved; another checkpoint is refused when the run is loaded.
+"""
 
 Values = Mapping[str, object]
 

@@ -104,6 +104,8 @@ def run(
         trainer = build_trainer(
             config, env=env, device=device, recorder=MemoryRecorder(), store=store
         )
+        if distributed.is_main():
+            print("\n".join(trainer.policy.notes), end="\n" if trainer.policy.notes else "")
         state = None if resume_from is None else _load(run_dir, resume_from, device)
         if state is not None:
             trainer.restore(state)
@@ -115,9 +117,20 @@ def run(
         outcome = trainer.train()
         env.close()
         result = _describe(outcome, run_dir)
+        recorder = trainer.recorder
+        del trainer, state  # the evaluation loads the policy anew: two would not always fit
         if outcome.reason in ("completed", "success") and distributed.is_main():
-            result |= _final_evaluation(config, run_dir, trainer.recorder, outcome)
+            result |= _final_evaluation(config, run_dir, recorder, outcome)
     return result
+
+
+def num_kept_observations(config: ExperimentConfig) -> int:
+    """How many observations of all agents a rollout holds: decisions, ends of episodes, history."""
+    env, training = config.env, config.training
+    executed = env.executed_length or env.num_actions_chunk
+    steps = training.num_steps_per_rollout
+    ends = -(-steps * executed // env.max_episode_steps) + 1
+    return training.num_envs * (steps + ends + env.history_length)
 
 
 def build_trainer(
@@ -132,7 +145,8 @@ def build_trainer(
     training = config.training
     algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
     actions, shuffle = (make_generator(config.seed, name) for name in ("actions", "minibatches"))
-    policy = _policy(config, env.spec, algorithm.needs, shuffle).to(device)
+    kept = num_kept_observations(config)
+    policy = _policy(config, env.spec, algorithm.needs, shuffle, device, kept)
     return Trainer(
         config=training,
         policy=policy,
@@ -156,7 +170,12 @@ def build_trainer(
 
 
 def _policy(
-    config: ExperimentConfig, spec: EnvSpec, needs: PolicyNeeds, shuffle: torch.Generator
+    config: ExperimentConfig,
+    spec: EnvSpec,
+    needs: PolicyNeeds,
+    shuffle: torch.Generator,
+    device: torch.device,
+    num_kept: int,
 ) -> Policy:
     return build_policy(
         config.policy,
@@ -164,6 +183,8 @@ def _policy(
         needs,
         initialisation=make_generator(config.seed, "initialisation"),
         shuffle=shuffle,
+        device=device,
+        num_kept=num_kept,
     )
 
 
@@ -241,7 +262,8 @@ def evaluate_run(
     env = make_environments(config, seed=seed + EVALUATION_SEED_OFFSET, num_envs=num_envs)
     with contextlib.closing(env):
         algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
-        policy = _policy(config, env.spec, algorithm.needs, torch.Generator()).to(device)
+        kept = num_envs * (config.env.history_length + 1)
+        policy = _policy(config, env.spec, algorithm.needs, torch.Generator(), device, kept)
         policy.load_state_dict(state.policy, strict=True)
         outcome = evaluate(policy, env, num_episodes=num_episodes, noise=noise, device=device)
     if video is not None:

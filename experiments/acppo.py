@@ -40,6 +40,9 @@ SCRIPT = Script(
         "two_arm": _named.merged(
             _named.TWO_ARM, {"algorithm": {"gamma_prime": 0.99, "lambda_prime": 0.95}}
         ),
+        "two_arm_vla_acppo": _named.merged(
+            _named.TWO_ARM_VLA, {"algorithm": {"gamma_prime": 0.99, "lambda_prime": 0.95}}
+        ),
         "acppo_paper": _named.merged(
             _named.PAPER_UPDATE, {"algorithm": {"gamma_prime": None, "lambda_prime": 0.95}}
         ),

@@ -26,6 +26,9 @@ SCRIPT = Script(
         "two_arm": _named.merged(
             _named.TWO_ARM, {"algorithm": {"gamma": 0.99, "gae_lambda": 0.95}}
         ),
+        "two_arm_vla_mappo": _named.merged(
+            _named.TWO_ARM_VLA, {"algorithm": {"gamma": 0.99, "gae_lambda": 0.95}}
+        ),
         "mappo_paper": _named.merged(_named.PAPER_UPDATE, {"algorithm": {"gae_lambda": 0.95}}),
     },
 )

@@ -65,9 +65,9 @@ def minibatches(
     targets: Targets,
     *,
     num_minibatches: int,
-    generator: torch.Generator,
+    order: Tensor,
 ) -> Iterator[Minibatch]:
-    """Shuffle the rows T*E once and yield them in equal parts; one pass is one epoch."""
+    """Yield the rows T*E in equal parts, `order` [T*E] telling which come when: one epoch."""
 
     def flat(tensor: Tensor) -> Tensor:
         return tensor.flatten(0, 1)
@@ -87,6 +87,6 @@ def minibatches(
             f"{num_rows} rows do not split into {num_minibatches} minibatches; "
             f"set num_minibatches to a divisor of {num_rows} (decisions * environments)"
         )
-    order = torch.randperm(num_rows, generator=generator).to(everything.actions.device)
+    order = order.to(everything.actions.device)
     for rows in torch.split(order, num_rows // num_minibatches):
         yield everything.rows(rows)

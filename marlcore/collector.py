@@ -81,9 +81,10 @@ class Collector:
         values = decision.values
         next_values = torch.full_like(values, torch.nan)  # the buffer fills in successors
         if outcome.truncated.any():  # a terminated state's value is never read
-            final = policy.values(to_tensors(outcome.final_observations, self._device))
-            truncated = torch.as_tensor(outcome.truncated, device=self._device)
-            next_values[truncated] = final[truncated]
+            rows = outcome.truncated
+            final = {name: array[rows] for name, array in outcome.final_observations.items()}
+            ended = torch.as_tensor(rows, device=self._device)
+            next_values[ended] = policy.values(to_tensors(final, self._device))
         discarded = torch.as_tensor(outcome.discarded, device=self._device)
         self._buffer.cut_before(discarded)
         terminated = torch.as_tensor(outcome.terminated, device=self._device)

@@ -6,6 +6,7 @@ Sums run over processes: every process takes the same steps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,14 +72,14 @@ class PPOUpdater:
         self._set_learning_rates(remaining if config.lr_decay else 1.0)
         report = UpdateReport(rollout, targets)
         data, targets = self._in_training_units(rollout, targets)
-        for _ in range(config.num_epochs):
+        order = self._order(rollout)
+        if self._recomputes():
+            data = self._with_own_log_probs(data, targets, order)
+        for epoch in range(config.num_epochs):
+            if epoch > 0:
+                order = self._order(rollout)
             report.start_epoch()
-            for minibatch in minibatches(
-                data,
-                targets,
-                num_minibatches=config.num_minibatches,
-                generator=self._shuffle,
-            ):
+            for minibatch in self._minibatches(data, targets, order):
                 self._step(minibatch, report)
             if config.target_kl is not None and report.epoch_kl() > config.target_kl:
                 break
@@ -101,8 +102,7 @@ class PPOUpdater:
         config = self._config
         self.optimiser.zero_grad()
         weights = _row_weights(minibatch)
-        size = config.microbatch_size or minibatch.actions.shape[0]
-        for part in minibatch.split(size):
+        for part in self._microbatches(minibatch):
             evaluation = self._policy.evaluate(part.inputs, part.actions)
             losses = self.losses(part, evaluation, weights)
             total = (
@@ -128,6 +128,33 @@ class PPOUpdater:
             )
         report.add_norms(actor_norm, critic_norm)
         self.optimiser.step()
+
+    def _order(self, rollout: Rollout) -> Tensor:
+        return torch.randperm(rollout.rewards.numel(), generator=self._shuffle)
+
+    def _minibatches(self, data: Rollout, targets: Targets, order: Tensor) -> Iterator[Minibatch]:
+        number = self._config.num_minibatches
+        return minibatches(data, targets, num_minibatches=number, order=order)
+
+    def _microbatches(self, minibatch: Minibatch) -> list[Minibatch]:
+        size = self._config.microbatch_size or self._policy.microbatch_size(minibatch.inputs)
+        return minibatch.split(size)
+
+    def _recomputes(self) -> bool:
+        asked = self._config.recompute_log_probs
+        return self._policy.rounds_by_batch if asked is None else asked
+
+    def _with_own_log_probs(self, data: Rollout, targets: Targets, order: Tensor) -> Rollout:
+        """Compute old log-probs in the very batches of the first epoch: its ratios begin at 1."""
+        parts = [
+            self._policy.evaluate(part.inputs, part.actions).log_probs.detach()
+            for minibatch in self._minibatches(data, targets, order)
+            for part in self._microbatches(minibatch)
+        ]
+        log_probs = torch.cat(parts)
+        own = torch.empty_like(log_probs)
+        own[order.to(own.device)] = log_probs
+        return replace(data, log_probs=own.view_as(data.log_probs))
 
     def losses(self, part: Minibatch, evaluation: Evaluation, weights: RowWeights) -> Losses:
         """Return the weighted losses of a microbatch, by agent and by critic."""

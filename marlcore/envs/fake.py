@@ -57,6 +57,7 @@ class FakeEnv:
             observation_dtypes={k: "uint8" if k == "images" else "float32" for k in shapes},
             instructions=("bring the point to the target",) * n,
             visible=visible,
+            proprio_quantiles=np.array([[-1.0, -1.0], [1.0, 1.0]]),
             has_success=True,
         )
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from marlcore.config import PegInHoleConfig
 from marlcore.envs import observations, rewards
 from marlcore.envs.protocol import ActionSpec, EnvSpec, Observation, StepResult
-from marlcore.envs.rendering import Views, cameras_of_agents
+from marlcore.envs.quantiles import proprio_quantiles
+from marlcore.envs.rendering import Views, cameras_of_agents, num_shared
 from marlcore.envs.simulator import Sensor, make_simulator, names_of, take_sensors
 
 if TYPE_CHECKING:
@@ -257,6 +258,8 @@ class PegInHoleEnv:
             observation_shapes=shapes,
             observation_dtypes=dtypes,
             instructions=INSTRUCTIONS[self._config.task],
+            num_shared_views=num_shared(self._cameras) if self._config.cameras else 0,
+            proprio_quantiles=proprio_quantiles(self._config.task, self._config.arrangement),
             visible=observations.visible_entries(
                 own_sizes=[row.size for row in own], shared_size=shared.size
             ),

@@ -56,6 +56,10 @@ class EnvSpec:
     visible: NDArray[np.bool_] | None = field(default=None, compare=False)
     """[N, N, O]: whether agent i sees entry o of agent j's `vector` (of one observation, without
     H); None: nothing."""
+    num_shared_views: int = 0
+    """How many of the C views, the first ones, every agent sees."""
+    proprio_quantiles: NDArray[np.float64] | None = field(default=None, compare=False)
+    """[2, P]: first and 99th percentile of each entry of `proprio` in play; None: not measured."""
     chunk_length: int = 1
     """K. Always 1 for a StepEnv."""
     has_success: bool = False

@@ -61,6 +61,11 @@ def cameras_of_agents(
     return rows
 
 
+def num_shared(rows: Sequence[Sequence[str]]) -> int:
+    """How many of the agents' cameras [N][C], the first ones, all of them see."""
+    return sum(name in rows[-1] for name in rows[0])
+
+
 class Views:
     """Pictures of one simulation. The GL context is made when the first picture is asked for."""
 

@@ -6,23 +6,27 @@ import dataclasses
 import json
 from typing import Any
 
-import numpy as np
-
 from marlcore.envs.channel import OK, Message
 from marlcore.envs.protocol import ActionSpec, EnvSpec
+
+_ARRAYS = ("visible", "proprio_quantiles")
 
 
 def spec_message(spec: EnvSpec) -> Message:
     """Return the message that carries `spec`."""
-    text = json.dumps(dataclasses.asdict(dataclasses.replace(spec, visible=None)))
-    return Message(OK, text=text, arrays={} if spec.visible is None else {"visible": spec.visible})
+    arrays = {name: getattr(spec, name) for name in _ARRAYS}
+    plain = dataclasses.replace(spec, **dict.fromkeys(_ARRAYS))
+    return Message(
+        OK,
+        text=json.dumps(dataclasses.asdict(plain)),
+        arrays={name: array for name, array in arrays.items() if array is not None},
+    )
 
 
 def spec_of(message: Message) -> EnvSpec:
     """Return the spec that `message` carries."""
     values: dict[str, Any] = json.loads(message.text)
     actions: dict[str, Any] = values["actions"]
-    visible = message.arrays.get("visible")
     return EnvSpec(
         num_agents=values["num_agents"],
         actions=ActionSpec(
@@ -31,7 +35,8 @@ def spec_of(message: Message) -> EnvSpec:
         observation_shapes={k: tuple(v) for k, v in values["observation_shapes"].items()},
         observation_dtypes=values["observation_dtypes"],
         instructions=tuple(values["instructions"]),
-        visible=None if visible is None else visible.astype(np.bool_),
+        num_shared_views=values["num_shared_views"],
+        **{name: message.arrays.get(name) for name in _ARRAYS},  # pyright: ignore[reportArgumentType]
         chunk_length=values["chunk_length"],
         has_success=values["has_success"],
     )

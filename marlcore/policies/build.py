@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from marlcore.config import MLPConfig, PolicyConfig
+from marlcore.config import MLPConfig, OpenVLAConfig, PolicyConfig, TinyConfig
 from marlcore.envs.protocol import EnvSpec
 from marlcore.policies.beliefs import EstimateBeliefs, LearnedBeliefs, OracleBeliefs
 from marlcore.policies.critics import (
@@ -18,8 +18,10 @@ from marlcore.policies.critics import (
 )
 from marlcore.policies.mlp import GaussianHead, MLPActors
 from marlcore.policies.policy import MultiAgentPolicy
-from marlcore.policies.protocol import Actors, Beliefs
+from marlcore.policies.protocol import Actors, Beliefs, Policy
 from marlcore.policies.tiny import tiny_actors
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,60 @@ def build_policy(
     *,
     initialisation: torch.Generator,
     shuffle: torch.Generator,
-) -> MultiAgentPolicy:
-    """Build the policy; its weights depend on `initialisation` alone.
+    device: torch.device = _CPU,
+    num_kept: int = 1,
+) -> Policy:
+    """Build the policy; its weights depend on `initialisation` (and a checkpoint) alone.
+
+    Args:
+        config: of the policy.
+        spec: of the environment.
+        needs: of the algorithm.
+        initialisation: of weights.
+        shuffle: orders what learned beliefs learn from.
+        device: where it will run; large models are loaded there directly.
+        num_kept: observations of a rollout, for actors that keep what they computed of them.
 
     Raises:
-        ValueError: if the critic reads proprio and the environment has none.
+        ValueError: if the critic reads proprio and the environment has none, or a checkpoint does
+            not fit.
     """
+    uses_beliefs = needs.belief is not None
+    if isinstance(config, OpenVLAConfig):
+        from marlcore.policies import openvla  # imports transformers and peft
+
+        actors, notes = openvla.build_actors(
+            config,
+            spec,
+            uses_beliefs=uses_beliefs,
+            num_kept=num_kept,
+            generator=initialisation,
+            device=device,
+        )
+        joint = _joint(config, spec, needs, actors, initialisation, shuffle, notes)
+        return openvla.MultiAgentVLAPolicy(joint.to(device), actors)
     if isinstance(config, MLPConfig):
-        actors: Actors = _mlp_actors(config, spec, needs.belief is not None, initialisation)
+        vectors: Actors = _mlp_actors(config, spec, uses_beliefs, initialisation)
     else:
-        actors = tiny_actors(spec, uses_beliefs=needs.belief is not None, generator=initialisation)
+        vectors = tiny_actors(spec, uses_beliefs=uses_beliefs, generator=initialisation)
+    return _joint(config, spec, needs, vectors, initialisation, shuffle).to(device)
+
+
+def _joint(
+    config: PolicyConfig,
+    spec: EnvSpec,
+    needs: PolicyNeeds,
+    actors: Actors,
+    initialisation: torch.Generator,
+    shuffle: torch.Generator,
+    notes: tuple[str, ...] = (),
+) -> MultiAgentPolicy:
     return MultiAgentPolicy(
         actors=actors,
         critics=_critics(config, spec, needs, actors, initialisation),
-        beliefs=_beliefs(spec, needs, actors, initialisation, shuffle),
+        beliefs=_beliefs(needs, actors, initialisation, shuffle),
         gradient_into_beliefs=needs.gradient_into_beliefs,
+        notes=notes,
     )
 
 
@@ -88,8 +129,7 @@ def _critics(
     actors: Actors,
     generator: torch.Generator,
 ) -> Critics:
-    light = isinstance(config, MLPConfig) and config.critic == "light"
-    source: CriticSource = "own" if needs.own_observation else "proprio" if light else "state"
+    source = _source(config, needs)
     if source == "proprio" and "proprio" not in spec.observation_shapes:
         raise ValueError(
             "policy.critic=light reads the arms' proprio, which this environment does not have; "
@@ -97,10 +137,11 @@ def _critics(
         )
     num_critics = spec.num_agents if needs.critic_per_agent else 1
     uses_beliefs = needs.belief is not None and needs.critic_per_agent
-    size, shape = _source_size(source, spec)
+    size, shape = _source_size(source, spec, actors, num_critics)
     if uses_beliefs:
         size += (spec.num_agents - 1) * actors.layout.belief_size
-    normalise = isinstance(config, MLPConfig) and config.normalise_observations
+    is_mlp = isinstance(config, MLPConfig)
+    normalise = config.normalise_observations if is_mlp else isinstance(config, OpenVLAConfig)
     return Critics(
         _value_network(config, size, num_critics, generator),
         source=source,
@@ -108,15 +149,27 @@ def _critics(
         num_critics=num_critics,
         uses_beliefs=uses_beliefs,
         normalise=normalise,
-        clip=config.observation_clip if isinstance(config, MLPConfig) else 1.0,
+        clip=config.observation_clip if is_mlp else 5.0,
     )
 
 
-def _source_size(source: CriticSource, spec: EnvSpec) -> tuple[int, tuple[int, ...]]:
+def _source(config: PolicyConfig, needs: PolicyNeeds) -> CriticSource:
+    """What the critics read."""
+    if isinstance(config, OpenVLAConfig) and config.critic == "hidden":
+        return "hidden"
+    if needs.own_observation:
+        return "own"
+    return "state" if isinstance(config, TinyConfig) or config.critic == "state" else "proprio"
+
+
+def _source_size(
+    source: CriticSource, spec: EnvSpec, actors: Actors, num_critics: int
+) -> tuple[int, tuple[int, ...]]:
     """Return the flat size of a critic's source with history, and the shape of one observation."""
     if source == "own":
-        _, history, entries = spec.observation_shapes["vector"]
-        return history * entries, ()
+        return actors.feature_size, ()
+    if source == "hidden":
+        return actors.hidden_size * (spec.num_agents if num_critics == 1 else 1), ()
     if source == "state":
         history, entries = spec.observation_shapes["state"]
         return history * entries, (entries,)
@@ -127,11 +180,13 @@ def _source_size(source: CriticSource, spec: EnvSpec) -> tuple[int, tuple[int, .
 def _value_network(
     config: PolicyConfig, feature_size: int, num_critics: int, generator: torch.Generator
 ) -> nn.Module:
-    if isinstance(config, MLPConfig) and config.critic == "light":
+    if not isinstance(config, TinyConfig) and config.critic != "state":
         return LightweightCentralizedCritic(
             feature_size=feature_size,
             num_critics=num_critics,
-            hidden_size=config.critic_hidden_sizes[0],
+            hidden_size=config.critic_hidden_sizes[0]
+            if isinstance(config, MLPConfig)
+            else config.critic_hidden_size,
             generator=generator,
         )
     is_mlp = isinstance(config, MLPConfig)
@@ -145,7 +200,6 @@ def _value_network(
 
 
 def _beliefs(
-    spec: EnvSpec,
     needs: PolicyNeeds,
     actors: Actors,
     initialisation: torch.Generator,
@@ -157,10 +211,9 @@ def _beliefs(
         return EstimateBeliefs()
     if needs.belief == "oracle":
         return OracleBeliefs()
-    _, history, entries = spec.observation_shapes["vector"]
     return LearnedBeliefs(
         actors.layout,
-        feature_size=history * entries,
+        feature_size=actors.feature_size,
         learning_rate=needs.belief_lr,
         generator=initialisation,
         shuffle=shuffle,

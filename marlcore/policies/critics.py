@@ -16,8 +16,9 @@ from marlcore.policies.protocol import Actors
 from marlcore.statistics import RunningMoments
 from marlcore.types import Inputs
 
-CriticSource = Literal["state", "proprio", "own"]
-"""What critics read: the global state, all arms' proprio, or each agent's own features."""
+CriticSource = Literal["state", "proprio", "own", "hidden"]
+"""What critics read: the global state, all arms' proprio, each agent's own features, or what the
+actors' pass left for them."""
 
 
 class CentralizedValueNetwork(nn.Module):
@@ -74,10 +75,10 @@ class Critics(nn.Module):
     Args:
         network: [E, C, F] -> [E, C].
         source: what the critics read.
-        shape: shape of one observation of the source, without H: (S,) or (N, P); () for "own".
+        shape: shape of one observation of the source, without H: (S,) or (N, P); () for the others.
         num_critics: C, 1 or N.
         uses_beliefs: whether critic i also reads agent i's belief; needs C = N.
-        normalise: whether the source is normalised ("own" features are so already).
+        normalise: whether the source is normalised ("own" and "hidden" are never).
         clip: bound of a normalised entry.
     """
 
@@ -95,20 +96,24 @@ class Critics(nn.Module):
         super().__init__()
         self.network = network
         self.num_critics = num_critics
-        self._source: CriticSource = source
+        self.source: CriticSource = source
         self._uses_beliefs, self._normalise, self._clip = uses_beliefs, normalise, clip
         self.moments = RunningMoments(shape)
 
     def encode(self, observations: Inputs) -> Inputs:
         """Return what `forward` reads of them: state [E, H, S] or proprio [E, N, H, P]."""
-        return {} if self._source == "own" else {self._source: observations[self._source]}
+        return {self.source: observations[self.source]} if self._observes else {}
 
     def forward(self, inputs: Inputs, actors: Actors, beliefs: Tensor | None) -> Tensor:
         """Return V [E, C] in the critics' unit. No gradient reaches the actors."""
-        if self._source == "own":
+        if self.source == "own":
             features_ECF = actors.features(inputs).detach()
+        elif self.source == "hidden":
+            hidden_ENF = inputs["hidden"]
+            central = self.num_critics == 1
+            features_ECF = hidden_ENF.flatten(1).unsqueeze(1) if central else hidden_ENF
         else:
-            features_EF = self._normalised(inputs[self._source]).flatten(1)
+            features_EF = self._normalised(inputs[self.source]).flatten(1)
             features_ECF = features_EF.unsqueeze(1).expand(-1, self.num_critics, -1)
         if self._uses_beliefs:
             assert beliefs is not None
@@ -118,13 +123,17 @@ class Critics(nn.Module):
     @torch.no_grad()
     def update_moments(self, inputs: Inputs) -> None:
         """Fold the newest observations of decisions [R, ...] into the moments."""
-        if self._normalise and self._source != "own":
-            self.moments.update(inputs[self._source].select(-2, 0))
+        if self._normalise and self._observes:
+            self.moments.update(inputs[self.source].select(-2, 0))
+
+    @property
+    def _observes(self) -> bool:
+        return self.source in ("state", "proprio")
 
     def _normalised(self, x: Tensor) -> Tensor:
         if not self._normalise:
             return x
-        if self._source == "state":
+        if self.source == "state":
             return self.moments.normalise(x, self._clip)
         swapped = x.transpose(1, 2)  # [E, H, N, P]: moments are [N, P]
         return self.moments.normalise(swapped, self._clip).transpose(1, 2)

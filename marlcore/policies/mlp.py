@@ -57,6 +57,8 @@ class MLPActors(Actors):
         super().__init__()
         self.layout = ChunkLayout(spec.actions, spec.chunk_length)
         N, H, O = spec.observation_shapes["vector"]  # noqa: E741 - the glossary's letter
+        self.feature_size, self.hidden_size = H * O, 0
+        self.rounds_by_batch = False
         self._share = share_policy
         self._ids = torch.eye(N) if share_policy and agent_id else torch.zeros(N, 0)
         belief = (N - 1) * self.layout.belief_size if uses_beliefs else 0
@@ -105,6 +107,10 @@ class MLPActors(Actors):
         log_std = log_std.expand(len(agents), -1) if self._share else log_std[picked]
         return self.layout.from_outputs(outputs, log_std, agents=agents)
 
+    def act(self, inputs: Inputs, beliefs: Tensor | None) -> tuple[ActionDistribution, Inputs]:
+        """Return everyone's distributions; there is nothing else that critics could read."""
+        return self.distribution(inputs, beliefs, agents=range(self.layout.num_agents)), {}
+
     def features(self, inputs: Inputs) -> Tensor:
         """Return the normalised vectors, flat: [E, N, H * O]."""
         return self._normalised(inputs["vector"]).flatten(2)
@@ -115,6 +121,10 @@ class MLPActors(Actors):
         if self._normalise:
             newest = inputs["vector"][:, :, 0]
             self.moments.update(newest.flatten(0, 1) if self._share else newest)
+
+    def microbatch_size(self, inputs: Inputs) -> int:
+        """All rows: perceptrons are small."""
+        return len(inputs["vector"])
 
     def _normalised(self, vector_ENHO: Tensor) -> Tensor:
         if not self._normalise:

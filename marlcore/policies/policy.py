@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from marlcore.distributions import ActionDistribution
 from marlcore.policies.beliefs import LearnedBeliefs
 from marlcore.policies.critics import Critics
 from marlcore.policies.protocol import Actors, Beliefs, Policy
@@ -25,6 +24,7 @@ class MultiAgentPolicy(Policy):
         critics: one or N.
         beliefs: what agents know of each other's actions; None: nothing.
         gradient_into_beliefs: recompute beliefs in the update, with gradient (an ablation).
+        notes: lines for people: what was loaded and what it takes.
     """
 
     def __init__(
@@ -34,8 +34,10 @@ class MultiAgentPolicy(Policy):
         critics: Critics,
         beliefs: Beliefs | None,
         gradient_into_beliefs: bool = False,
+        notes: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        self.notes, self.rounds_by_batch = notes, actors.rounds_by_batch
         self.actors = actors
         self.critics = critics
         self.beliefs = beliefs
@@ -53,7 +55,8 @@ class MultiAgentPolicy(Policy):
         """Choose for E environments; the mode where noise is None."""
         inputs = self._remember(observations)
         beliefs = inputs.get("beliefs")
-        distribution = self._everyone(inputs, beliefs)
+        distribution, seen = self.actors.act(inputs, beliefs)
+        inputs = {**inputs, **seen}
         actions = distribution.mode()
         if noise is not None:
             drawn = self.actors.layout.draw_noise(noise, actions.shape[0])
@@ -68,20 +71,31 @@ class MultiAgentPolicy(Policy):
     @torch.no_grad()
     def values(self, observations: Inputs) -> Tensor:
         """Return V [E, C]; critics that read beliefs are given those of these observations."""
+        if self.beliefs is None and self.critics.source in ("state", "proprio"):
+            return self.value_moments.denormalise(
+                self._values(self.critics.encode(observations), None)
+            )
         inputs = self._remember(observations)
-        return self.value_moments.denormalise(self._values(inputs, inputs.get("beliefs")))
+        beliefs = inputs.get("beliefs")
+        if self.critics.source == "hidden":
+            inputs = {**inputs, **self.actors.act(inputs, beliefs)[1]}
+        return self.value_moments.denormalise(self._values(inputs, beliefs))
 
     def evaluate(self, inputs: Inputs, actions: Tensor) -> Evaluation:
         """Recompute log-probs, entropies and values; beliefs are those the agents had."""
         beliefs = inputs.get("beliefs")
         if self.beliefs is not None and self._gradient_into_beliefs:
             beliefs = self.beliefs.compute(self.actors, inputs)
-        distribution = self._everyone(inputs, beliefs)
+        distribution, _ = self.actors.act(inputs, beliefs)
         return Evaluation(
             log_probs=distribution.log_prob(actions),
             entropy=distribution.entropy(),
             values=self._values(inputs, inputs.get("beliefs")),
         )
+
+    def microbatch_size(self, inputs: Inputs) -> int:
+        """What the actors can take."""
+        return self.actors.microbatch_size(inputs)
 
     def after_update(self, rollout: Rollout) -> dict[str, float]:
         """Let beliefs learn, then move the observation moments on."""
@@ -96,11 +110,6 @@ class MultiAgentPolicy(Policy):
         if self.beliefs is not None:
             inputs["beliefs"] = self.beliefs.compute(self.actors, inputs)
         return inputs
-
-    def _everyone(self, inputs: Inputs, beliefs: Tensor | None) -> ActionDistribution:
-        return self.actors.distribution(
-            inputs, beliefs, agents=range(self.actors.layout.num_agents)
-        )
 
     def _values(self, inputs: Inputs, beliefs: Tensor | None) -> Tensor:
         return self.critics(inputs, self.actors, beliefs)

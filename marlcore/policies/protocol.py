@@ -30,6 +30,12 @@ class Actors(nn.Module, ABC):
 
     layout: ChunkLayout
     """The shape of actions and of their distributions' parameters."""
+    feature_size: int
+    """F: numbers in `features` of one agent."""
+    hidden_size: int
+    """F': numbers in `hidden` of one agent; 0 where there is none."""
+    rounds_by_batch: bool
+    """Whether a row's log-probs differ noticeably with the size of the batch it is in."""
 
     @abstractmethod
     def encode(self, observations: Inputs) -> Inputs:
@@ -57,12 +63,24 @@ class Actors(nn.Module, ABC):
         """
 
     @abstractmethod
+    def act(self, inputs: Inputs, beliefs: Tensor | None) -> tuple[ActionDistribution, Inputs]:
+        """Return everyone's distributions, and what critics may read of the same pass.
+
+        That is `hidden` [E, N, F'] from actors that were built for critics on hidden states, and
+        nothing from others. It is kept with the rollout and carries no gradient.
+        """
+
+    @abstractmethod
     def features(self, inputs: Inputs) -> Tensor:
         """Return what each agent itself observes as flat numbers [E, N, F], without beliefs."""
 
     @abstractmethod
     def update_moments(self, inputs: Inputs) -> None:
         """Fold the inputs of decisions [R, ...] into observation statistics, if there are any."""
+
+    @abstractmethod
+    def microbatch_size(self, inputs: Inputs) -> int:
+        """Return how many rows of a minibatch `inputs` [B, ...] fit into memory at once."""
 
 
 class Beliefs(nn.Module, ABC):
@@ -86,6 +104,10 @@ class Policy(nn.Module, ABC):
     """Parameters that the value loss trains."""
     value_moments: RunningMoments
     """Moments [C] of value targets; the identity unless the update feeds them."""
+    rounds_by_batch: bool
+    """Whether a row's log-probs differ noticeably with the size of the batch it is in."""
+    notes: tuple[str, ...]
+    """Lines for people: what was loaded and what it takes."""
 
     @property
     @abstractmethod
@@ -103,6 +125,10 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def evaluate(self, inputs: Inputs, actions: Tensor) -> Evaluation:
         """Recompute stored decisions with gradient; `inputs` of a Decision, B rows."""
+
+    @abstractmethod
+    def microbatch_size(self, inputs: Inputs) -> int:
+        """Return how many rows of a minibatch `inputs` [B, ...] fit into memory at once."""
 
     @abstractmethod
     def after_update(self, rollout: Rollout) -> dict[str, float]:

@@ -234,7 +234,8 @@ def test_a_shared_actor_without_an_id_treats_equal_observations_equally() -> Non
     observations = make_observations(spec)
     observations["vector"][:, 1] = observations["vector"][:, 0]
     actions = policy.decide(observations, None).actions
-    assert torch.equal(actions[:, 0], actions[:, 1])
+    # A matrix product may round its last rows otherwise than its first ones.
+    torch.testing.assert_close(actions[:, 0], actions[:, 1], rtol=1e-5, atol=1e-8)
 
 
 def test_moments_see_the_newest_observation_of_every_decision_once() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,10 +76,12 @@ class Adapters:
         if not matched:
             raise ValueError(
                 f"policy.lora_targets={targets!r} matches no linear map of the trunk's layers; "
-                "they are self_attn.q_proj, k_proj, v_proj, o_proj, mlp.gate_proj, up_proj, down_proj"
+                "they are self_attn.{q,k,v,o}_proj and mlp.{gate,up,down}_proj"
             )
-        for name in self._names:
-            inject_adapter_in_model(LoraConfig(**self._settings), trunk, adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several: wanted
+            for name in self._names:
+                inject_adapter_in_model(LoraConfig(**self._settings), trunk, adapter_name=name)
         for layer in _layers(trunk):
             layer.set_adapter(list(self._names))
             self._initialise(layer, generator)

@@ -1,0 +1,115 @@
+"""`training.num_gpus`: start the same command once per GPU, as torchrun would.
+
+Signals go to every process, which save and end; torchrun would kill them before a long update ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from experiments import _stop
+from marlcore.config import ExperimentConfig
+from marlcore.config_errors import ConfigError
+
+_PATIENCE_S = 30.0
+"""How long the others may go on once one process has failed."""
+
+
+def is_wanted(config: ExperimentConfig) -> bool:
+    """Whether this process is to start others instead of training.
+
+    Raises:
+        ConfigError: if there are not as many GPUs, or another launcher started other numbers.
+    """
+    wanted = config.training.num_gpus
+    if wanted is None:
+        return False
+    if "WORLD_SIZE" in os.environ:
+        started = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        if started != wanted:
+            raise ConfigError(
+                f"training.num_gpus={wanted}, but the launcher started {started} processes on "
+                "this machine; leave training.num_gpus out under torchrun or Slurm"
+            )
+        return False
+    device = config.training.device
+    if device != "cpu":
+        _check_gpus(wanted, device)
+    return wanted > 1
+
+
+def launch(num_processes: int, argv: Sequence[str]) -> int:
+    """Run this command in `num_processes` processes; return the exit code of the first to fail."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    counts = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_processes))
+    processes: list[subprocess.Popen[bytes]] = []
+    with _forwarded_to(processes):
+        for rank in range(num_processes):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **counts, **address}
+            command = [sys.executable, sys.argv[0], *argv]
+            processes.append(subprocess.Popen(command, env={**os.environ, **own}))
+        return _wait(processes)
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    deadline: float | None = None
+    failed = 0
+    while any(process.poll() is None for process in processes):
+        codes = [process.returncode for process in processes if process.returncode]
+        if codes and deadline is None:
+            failed, deadline = codes[0], time.monotonic() + _PATIENCE_S
+        if deadline is not None and time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
+        time.sleep(0.1)
+    codes = [process.returncode for process in processes if process.returncode]
+    code = failed or next(iter(codes), 0)
+    return _stop.exit_code(-code) if code < 0 else code
+
+
+@contextlib.contextmanager
+def _forwarded_to(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """SIGTERM goes to every process; a terminal sends its SIGINT to all of them by itself."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, forward)
+    before_int = signal.signal(signal.SIGINT, signal.SIG_IGN if sys.stdin.isatty() else forward)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, before_int)
+
+
+def _check_gpus(wanted: int, device: str) -> None:
+    import torch
+
+    here = torch.cuda.device_count()
+    if ":" in device:
+        raise ConfigError(
+            f"training.device={device} is one GPU, training.num_gpus={wanted} asks for "
+            f"{wanted}; leave training.device out"
+        )
+    if here < wanted:
+        raise ConfigError(
+            f"training.num_gpus={wanted}: this machine has {here} GPUs that torch can use; lower "
+            "it, or set training.device=cpu for as many processes on the CPU"
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,344 @@
+# pyright: basic
+"""OpenVLA-OFT as the actors of all agents: one frozen backbone, an adapter and heads on it.
+
+    mu = action head(trunk(images of agent i, prompt of agent i, proprio of i and belief of i))
+
+sigma is learned and the same in every state. An agent's images stand newest first, the shared
+views before its own: [front_t, wrist_t, front_t-1, wrist_t-1]. Where an observer estimates another
+agent's distribution, the other's own views are black and its proprio is zero.
+
+E environments   N agents   n agents asked for   H history   C views   I = H C images   V patches
+K chunk   D action   P proprio   B numbers of one agent's belief parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marlcore.distributions import ActionDistribution
+from marlcore.envs.protocol import EnvSpec
+from marlcore.policies.layout import ChunkLayout
+from marlcore.policies.mlp import GaussianHead
+from marlcore.policies.openvla.adapters import Adapters
+from marlcore.policies.openvla.checkpoint import fingerprint
+from marlcore.policies.openvla.heads import ActionHead, ProprioProjector
+from marlcore.policies.openvla.images import ImageProcessor, Preparation, prepare
+from marlcore.policies.openvla.memory import Budget, RowCost, choose_microbatch, saved_bytes
+from marlcore.policies.openvla.model import OpenVLA
+from marlcore.policies.openvla.prompts import Prompts
+from marlcore.policies.openvla.statistics import Quantiles
+from marlcore.policies.openvla.store import ImageCache, RowStore
+from marlcore.policies.protocol import Actors
+from marlcore.types import Inputs
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a checkpoint and the configuration bring together."""
+
+    model: OpenVLA
+    """Frozen; adapters are put into its trunk."""
+    heads: Sequence[ActionHead]
+    """One for all agents, or one each; float32."""
+    projectors: Sequence[ProprioProjector]
+    """Likewise."""
+    prompts: Prompts
+    """Of the N agents."""
+    images: ImageProcessor
+    preparation: Preparation
+    proprio: Quantiles
+    action: Quantiles
+    adapters: Adapters
+    """Named `shared`, or `agent_0` .. one each."""
+    log_std: GaussianHead
+    store: RowStore
+    """Of image features [V, F]."""
+
+
+class OpenVLAActors(Actors):
+    """Actors that look, read and feel. Their state holds what is trained, not the backbone.
+
+    Args:
+        spec: of the environment; it has images and proprio.
+        parts: see there.
+        uses_beliefs: agents after the first also read beliefs, with wider proprio projectors.
+        share_proprio: an observer knows the proprio of the agents it estimates.
+        pooled: whether `act` returns pooled hidden states for the critics.
+        compiled: whether torch.compile compiles the trunk for passes without gradient.
+        span: images that one rollout may name.
+        budget: memory for the activations of an update.
+    """
+
+    fingerprint: Tensor
+    microbatch_rows: Tensor
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        parts: Parts,
+        *,
+        uses_beliefs: bool,
+        share_proprio: bool,
+        pooled: bool,
+        compiled: bool,
+        span: int,
+        budget: Budget,
+    ) -> None:
+        super().__init__()
+        self.layout = ChunkLayout(spec.actions, spec.chunk_length)
+        num_agents, history, proprio_size = spec.observation_shapes["proprio"]
+        num_views = spec.observation_shapes["images"][2]
+        self.feature_size = history * proprio_size
+        self.hidden_size = parts.model.shape.hidden_size + self.feature_size if pooled else 0
+        self.rounds_by_batch = True
+        self._share = len(parts.heads) == 1
+        self._share_proprio, self._pooled, self._budget = share_proprio, pooled, budget
+        self.backbone = parts.model
+        self.heads = nn.ModuleList(parts.heads)
+        self.proprio_projectors = nn.ModuleList(parts.projectors)
+        extra = (num_agents - 1) * self.layout.belief_size if uses_beliefs else 0
+        own = range(1, num_agents) if extra else ()
+        wider = [self._group(parts.projectors, agent).extended(extra) for agent in own]
+        self.proprio_projectors_extended = nn.ModuleList(wider[:1] if self._share else wider)
+        self._log_std_bounds = (parts.log_std.min_log_std, parts.log_std.max_log_std)
+        start = torch.full((len(parts.heads), self.layout.width), parts.log_std.initial_log_std)
+        self.log_std = nn.Parameter(start, requires_grad=parts.log_std.learned)
+        self._proprio, self._action = parts.proprio, parts.action
+        self._images, self._preparation = parts.images, parts.preparation
+        self.prompts, self._adapters = parts.prompts, parts.adapters
+        self._own_view = torch.arange(num_views).repeat(history) >= spec.num_shared_views
+        self._store = parts.store
+        self._compiled = torch.compile(self.backbone) if compiled else None
+        self.cache = ImageCache(parts.store, self._encode_images, span=span)
+        self._black: Tensor | None = None
+        self.recompute = budget.recompute == "on"
+        """Whether the backward pass runs each layer again instead of keeping what it computed."""
+        self.register_buffer("fingerprint", fingerprint(parts.model))
+        self.register_buffer("microbatch_rows", torch.zeros((), dtype=torch.int64))
+        self._leave_the_backbone_out()
+
+    @property
+    def num_tokens(self) -> int:
+        """L: tokens of one pass."""
+        num_images = len(self._own_view)
+        return num_images * self.backbone.shape.num_patches + 1 + self.prompts.ids.shape[1]
+
+    def encode(self, observations: Inputs) -> Inputs:
+        """Return serial numbers `images` [E, N, I] of image features, and `proprio` [E, N, H, P].
+
+        Args:
+            observations: `images` uint8 [E, N, H, C, height, width, 3] and `proprio`.
+        """
+        images = observations["images"]
+        lead = (*images.shape[:2], images.shape[2] * images.shape[3])
+        film = self.backbone.vision_backbone.film
+        keys: list[Hashable] = [
+            agent if film else None
+            for _ in range(lead[0])
+            for agent in range(lead[1])
+            for _ in range(lead[2])
+        ]
+        serials = self.cache.serials(images.flatten(0, 3), keys).view(lead)
+        return {"images": serials.to(images.device), "proprio": observations["proprio"]}
+
+    def distribution(
+        self,
+        inputs: Inputs,
+        beliefs: Tensor | None,
+        *,
+        agents: Sequence[int],
+        observer: int | None = None,
+    ) -> ActionDistribution:
+        """Return the distributions [E, n, K, D] of some agents (see `Actors`)."""
+        return self._run(inputs, beliefs, agents, observer)[0]
+
+    def act(self, inputs: Inputs, beliefs: Tensor | None) -> tuple[ActionDistribution, Inputs]:
+        """Return everyone's distributions and, for critics on them, `hidden` [E, N, H' + H P]."""
+        everyone = range(self.layout.num_agents)
+        distribution, pooled = self._run(inputs, beliefs, everyone, None)
+        if not self._pooled:
+            return distribution, {}
+        return distribution, {"hidden": torch.cat([pooled, self.features(inputs)], dim=-1)}
+
+    def features(self, inputs: Inputs) -> Tensor:
+        """Return each agent's normalised proprio with history, flat: [E, N, H * P]."""
+        return self._normalised(inputs["proprio"]).flatten(2)
+
+    def update_moments(self, inputs: Inputs) -> None:
+        """Nothing moves: proprio is normalised by fixed statistics."""
+        del inputs
+
+    def microbatch_size(self, inputs: Inputs) -> int:
+        """Return how many of the rows `inputs` [B, ...] one forward-backward takes at once.
+
+        Measured once, on the first row; activations are recomputed if the budget asks for it.
+        """
+        num_rows = len(inputs["proprio"])
+        if not self.microbatch_rows:
+            cost = self.row_cost({name: tensor[:1] for name, tensor in inputs.items()})
+            chosen = choose_microbatch(cost, num_rows, self._budget, self.backbone.device)
+            self.recompute = chosen.recompute
+            self.microbatch_rows.fill_(chosen.rows)
+        return int(self.microbatch_rows)
+
+    def row_cost(self, row: Inputs) -> RowCost:
+        """Measure what one row [1, ...] of an update keeps, by running it forward."""
+        kept = saved_bytes(
+            lambda: self.act(row, row.get("beliefs"))[0].parameters(), self.parameters()
+        )
+        trunk = self.backbone.language_model.model
+        num_tokens = self.layout.num_agents * self.num_tokens
+        layer_input = num_tokens * self.backbone.shape.hidden_size * trunk.norm.weight.itemsize
+        depth = len(trunk.layers)
+        return RowCost(kept, recomputed_bytes=depth * layer_input + kept // depth)
+
+    def _run(
+        self, inputs: Inputs, beliefs: Tensor | None, agents: Sequence[int], observer: int | None
+    ) -> tuple[ActionDistribution, Tensor]:
+        """One pass of the trunk for E * n rows: distributions, and pooled hidden states."""
+        picked = list(agents)
+        num_rows, device = inputs["proprio"].shape[0], self.backbone.device
+        features = self._features_of(inputs["images"][:, picked], picked, observer)
+        token = self._proprio_token(inputs["proprio"], beliefs, picked, observer)
+        prompts = self.prompts.to(device).rows(torch.tensor(picked * num_rows, device=device))
+        names = ["shared" if self._share else f"agent_{agent}" for agent in picked] * num_rows
+        with self._autocast():
+            network = (
+                self._compiled if self._compiled and not torch.is_grad_enabled() else self.backbone
+            )
+            hidden = network(
+                features.flatten(2, 3).flatten(0, 1),
+                token.flatten(0, 1),
+                prompts,
+                recompute=self.recompute,
+                scope=self._adapters.scope(names),
+            )
+        action_hidden = self.backbone.action_hidden(hidden, prompts).float()
+        normalised = self._heads_of(action_hidden.unflatten(0, (num_rows, -1)), picked)
+        actions = self._action.unnormalise(normalised)[..., : self.layout.width]
+        log_std = self.log_std.clamp(*self._log_std_bounds)
+        log_std = log_std.expand(len(picked), -1) if self._share else log_std[picked]
+        distribution = self.layout.from_outputs(actions.flatten(2), log_std, agents=picked)
+        return distribution, self._pool(hidden, prompts).unflatten(0, (num_rows, -1))
+
+    def _features_of(self, serials: Tensor, agents: list[int], observer: int | None) -> Tensor:
+        """Return features [E, n, I, V, F]; black where the observer sees nothing."""
+        device = self.backbone.device
+        if observer is None:
+            return self._store.get(serials, device)
+        seen = ~self._own_view
+        black = self._black_features()[
+            agents if self.backbone.vision_backbone.film else [0] * len(agents)
+        ]
+        features = black.unsqueeze(1).expand(-1, len(seen), -1, -1).repeat(len(serials), 1, 1, 1, 1)
+        if seen.any():
+            features[:, :, seen] = self._store.get(serials[:, :, seen.to(serials.device)], device)
+        return features
+
+    def _proprio_token(
+        self, proprio: Tensor, beliefs: Tensor | None, agents: list[int], observer: int | None
+    ) -> Tensor:
+        """Return the token [E, n, H'] of the newest proprio and the belief, in float32."""
+        newest = self._normalised(proprio[:, :, 0])
+        if observer is not None and not self._share_proprio:
+            newest = torch.zeros_like(newest)
+        tokens: list[Tensor] = []
+        for agent in agents:
+            own = newest[:, agent]
+            if beliefs is None or agent == 0:
+                tokens.append(self._group(self.proprio_projectors, agent)(own))
+            else:
+                wider = self._group(self.proprio_projectors_extended, agent - 1)
+                tokens.append(wider(torch.cat([own, beliefs[:, agent]], dim=-1)))
+        return torch.stack(tokens, dim=1)
+
+    def _heads_of(self, action_hidden: Tensor, agents: list[int]) -> Tensor:
+        """Return normalised actions [E, n, K, D'] of [E, n, K * D', H']."""
+        if self._share:
+            return self.heads[0](action_hidden.flatten(0, 1)).unflatten(0, action_hidden.shape[:2])
+        rows = [self.heads[agent](action_hidden[:, i]) for i, agent in enumerate(agents)]
+        return torch.stack(rows, dim=1)
+
+    def _normalised(self, proprio: Tensor) -> Tensor:
+        return self._proprio.normalise(proprio).float()
+
+    def _group(self, modules: Any, agent: int) -> Any:
+        return modules[0 if self._share else agent]
+
+    def _pool(self, hidden: Tensor, prompts: Prompts) -> Tensor:
+        """Return the mean [rows, H'] over all tokens but padding, float32, for critics alone."""
+        if not self._pooled:
+            return hidden.new_zeros(len(hidden), 0)
+        values = hidden.detach().float()
+        if prompts.visible is None:
+            return values.mean(1)
+        num_inserted = hidden.shape[1] - prompts.ids.shape[1]
+        ahead = prompts.visible.new_ones(len(values), num_inserted)
+        weights = torch.cat([ahead, prompts.visible], dim=1).unsqueeze(-1)
+        return (values * weights).sum(1) / weights.sum(1)
+
+    @torch.no_grad()
+    def _encode_images(self, images: Tensor, keys: Sequence[Hashable]) -> Tensor:
+        """Return features [R, V, F] of images [R, height, width, 3] uint8."""
+        device, size = self.backbone.device, self._images.size
+        pixels = self._images.pixels(prepare(images, self._preparation, size).to(device))
+        language = None
+        if self.backbone.vision_backbone.film:
+            rows = torch.tensor([int(str(agent)) for agent in keys], device=device)
+            language = self.backbone.instruction(self.prompts.to(device).rows(rows))
+        return self.backbone.image_features(pixels, language)
+
+    def _black_features(self) -> Tensor:
+        """Features of the black image, [1, V, F]; with FiLM of each agent, [N, V, F]."""
+        if self._black is None:
+            size = self._images.size
+            num = self.layout.num_agents if self.backbone.vision_backbone.film else 1
+            black = torch.zeros(num, size, size, 3, dtype=torch.uint8, device=self.backbone.device)
+            self._black = self._encode_images(black, range(num))
+        return self._black
+
+    def _autocast(self) -> Any:
+        dtype = self.backbone.dtype
+        if dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.backbone.device.type, dtype=dtype)
+
+    def _leave_the_backbone_out(self) -> None:
+        """Keep frozen tensors out of the state, and do not miss them when it is loaded."""
+        frozen = {
+            f"backbone.{name}"
+            for name, parameter in self.backbone.named_parameters()
+            if not parameter.requires_grad
+        }
+
+        def drop(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+            for name in frozen:
+                state.pop(prefix + name, None)
+
+        def forgive(module: nn.Module, keys: Any) -> None:
+            kept = [k for k in keys.missing_keys if k[k.find("backbone.") :] not in frozen]
+            keys.missing_keys[:] = kept
+
+        self.register_state_dict_post_hook(drop)
+        self.register_load_state_dict_post_hook(forgive)
+        self.register_load_state_dict_pre_hook(_refuse_another_backbone)
+
+
+def _refuse_another_backbone(
+    module: OpenVLAActors, state: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    saved = state.get(f"{prefix}fingerprint")
+    own = module.fingerprint
+    if saved is not None and not (
+        saved.shape == own.shape and torch.allclose(saved.to(own.device), own, rtol=1e-4, atol=1e-7)
+    ):
+        raise ValueError(
+            "the run was trained on another backbone than policy.pretrained_checkpoint holds now; "
+            "give the folder or hub id it was trained with"
+        )

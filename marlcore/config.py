@@ -93,7 +93,7 @@ class OpenVLAConfig(Section):
 
     kind: Literal["openvla"]
     """Which policy."""
-    pretrained_checkpoint: str
+    pretrained_checkpoint: Annotated[str, Field(min_length=1)]
     """Folder or hub id of an OpenVLA or OpenVLA-OFT checkpoint; tiny: a small random one, made on
     the spot."""
     pretrained_adapter: str | None = None

@@ -76,7 +76,7 @@ class OpenVLAActors(Actors):
     """
 
     fingerprint: Tensor
-    microbatch_rows: Tensor
+    microbatch: Tensor
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class OpenVLAActors(Actors):
         self.recompute = budget.recompute == "on"
         """Whether the backward pass runs each layer again instead of keeping what it computed."""
         self.register_buffer("fingerprint", fingerprint(parts.model))
-        self.register_buffer("microbatch_rows", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("microbatch", torch.zeros(2, dtype=torch.int64))
         self._leave_the_backbone_out()
 
     @property
@@ -180,12 +180,14 @@ class OpenVLAActors(Actors):
         Measured once, on the first row; activations are recomputed if the budget asks for it.
         """
         num_rows = len(inputs["proprio"])
-        if not self.microbatch_rows:
+        rows, recompute = self.microbatch.tolist()
+        if not rows:
             cost = self.row_cost({name: tensor[:1] for name, tensor in inputs.items()})
             chosen = choose_microbatch(cost, num_rows, self._budget, self.backbone.device)
-            self.recompute = chosen.recompute
-            self.microbatch_rows.fill_(chosen.rows)
-        return int(self.microbatch_rows)
+            rows, recompute = chosen.rows, chosen.recompute
+            self.microbatch.copy_(torch.tensor([rows, recompute]))
+        self.recompute = bool(recompute)
+        return min(rows, num_rows)
 
     def row_cost(self, row: Inputs) -> RowCost:
         """Measure what one row [1, ...] of an update keeps, by running it forward."""

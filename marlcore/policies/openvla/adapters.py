@@ -142,6 +142,8 @@ def load_adapter(model: OpenVLA, folder: Path) -> None:
         r=settings["r"],
         lora_alpha=settings["lora_alpha"],
         target_modules=settings["target_modules"],
+        layers_to_transform=settings.get("layers_to_transform"),
+        layers_pattern=settings.get("layers_pattern"),
         rank_pattern=settings.get("rank_pattern") or {},
         alpha_pattern=settings.get("alpha_pattern") or {},
         use_rslora=settings.get("use_rslora", False),

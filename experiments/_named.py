@@ -81,7 +81,7 @@ OPENVLA_7B: Values = {
         "critic": "light",
     },
     "algorithm": {
-        "actor_lr": 3e-5,
+        "actor_lr": 1e-5,
         "critic_lr": 3e-4,
         "num_epochs": 4,
         "num_minibatches": 8,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,37 @@ from tests.factories import learning_metrics, make_config, make_trainer
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def settings(num_envs: int, algorithm: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "algorithm": {"num_minibatches": 1, "target_kl": 0.5, **algorithm},
-        "training": {"num_envs": num_envs, "total_timesteps": 192},
-    }
+VLA: dict[str, Any] = {
+    "env": {
+        "kind": "fake",
+        "max_episode_steps": 7,
+        "image_size": 56,
+        "history_length": 2,
+        "num_actions_chunk": 2,
+    },
+    "policy": {"kind": "openvla", "pretrained_checkpoint": "tiny", "share_policy": False},
+    "algorithm": {"actor_lr": 1e-5},
+    "training": {"num_steps_per_rollout": 8, "total_timesteps": 192},
+}
 
 
-def train_here(name: str, num_envs: int, algorithm: dict[str, Any]) -> dict[str, Any]:
+def settings(num_envs: int, sections: dict[str, Any]) -> dict[str, Any]:
+    algorithm = {"num_minibatches": 1, "target_kl": 0.5, **sections.get("algorithm", {})}
+    training = {"total_timesteps": 192, **sections.get("training", {}), "num_envs": num_envs}
+    return {**sections, "algorithm": algorithm, "training": training}
+
+
+def train_here(name: str, num_envs: int, sections: dict[str, Any]) -> dict[str, Any]:
     """Train three updates and return what every process should agree on."""
     recorder = MemoryRecorder()
-    with make_trainer(make_config(name, **settings(num_envs, algorithm)), recorder) as trainer:
+    with make_trainer(make_config(name, **settings(num_envs, sections)), recorder) as trainer:
         trainer.train()
         state = trainer.policy.state_dict()
-        weights = {key: tensor.flatten().tolist() for key, tensor in state.items()}
+        weights = {
+            key: tensor.flatten().tolist()
+            for key, tensor in state.items()
+            if not key.endswith("microbatch")  # rows at once: half as many
+        }
     return {"weights": weights, "metrics": learning_metrics(recorder)}
 
 
@@ -44,12 +63,12 @@ def free_port() -> int:
 
 
 def train_in_two_processes(
-    name: str, algorithm: dict[str, Any], directory: Path
+    name: str, sections: dict[str, Any], directory: Path
 ) -> list[dict[str, Any]]:
     port = str(free_port())
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.test_distributed", name, json.dumps(algorithm)],
+            [sys.executable, "-m", "tests.test_distributed", name, json.dumps(sections)],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -72,15 +91,20 @@ def train_in_two_processes(
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm"),
-    [("mappo", {"normalise_values": True}), ("acppo", {"belief": "estimate"})],
+    ("name", "sections"),
+    [
+        ("mappo", {"algorithm": {"normalise_values": True}}),
+        ("acppo", {"algorithm": {"belief": "estimate"}}),
+        ("acppo", VLA),
+    ],
+    ids=["mappo", "acppo", "acppo with OpenVLA"],
 )
 def test_two_processes_equal_one_with_twice_the_environments(
-    name: str, algorithm: dict[str, Any], tmp_path: Path
+    name: str, sections: dict[str, Any], tmp_path: Path
 ) -> None:
-    first, second = train_in_two_processes(name, algorithm, tmp_path)
+    first, second = train_in_two_processes(name, sections, tmp_path)
     assert first["weights"] == second["weights"]
-    alone = train_here(name, 4, algorithm)
+    alone = train_here(name, 4, sections)
     for key, expected in alone["weights"].items():
         torch.testing.assert_close(
             torch.tensor(first["weights"][key]), torch.tensor(expected), rtol=1e-4, atol=1e-6
@@ -128,6 +152,51 @@ def test_torchrun_makes_one_record_and_goes_on_with_as_many_processes(tmp_path: 
     )
     assert alone.returncode == 2
     assert "the checkpoint is of 2 processes, this run has 1" in alone.stderr
+
+
+def run_script(runs: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "experiments/mappo.py", *words],
+        cwd=ROOT,
+        env={**os.environ, "MARL_RUNS_DIR": str(runs)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+LAUNCHED = ["env.kind=fake", "num_gpus=2", "device=cpu", "num_steps_per_rollout=64", "video=false"]
+
+
+@pytest.mark.slow
+def test_num_gpus_starts_as_many_processes_and_a_signal_reaches_all(tmp_path: Path) -> None:
+    process = run_script(tmp_path, "--id", "two", "with", *LAUNCHED, "total_timesteps=100000000")
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert output.count("resume with: python experiments/mappo.py with resume=two") == 1
+    first = next(iter(read_records(metrics)))
+    assert first["step"] == 2 * 2 * 64  # processes, environments, decisions
+    steps = list(read_records(metrics))[-1]["step"]
+    again = run_script(tmp_path, "with", "resume=two", f"total_timesteps={steps + 256}")
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+
+
+def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    for words, message in {
+        ("num_gpus=99",): "training.num_gpus=99: this machine has",
+        ("num_gpus=99", "device=cuda:0"): "training.device=cuda:0 is one GPU",
+    }.items():
+        process = run_script(tmp_path, "with", "env.kind=fake", *words)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 2, output
+        assert message in output
+    assert not list(tmp_path.iterdir())
 
 
 def test_alone_every_reduction_is_the_identity() -> None:

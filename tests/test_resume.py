@@ -25,6 +25,16 @@ CASES: dict[str, dict[str, Any]] = {
     "ippo, shared": {"name": "ippo", "policy": {"share_policy": True}},
     "chunks and history": {"env": {"num_actions_chunk": 3, "history_length": 2}},
     "a game": {"env": {"kind": "game", "game": "sum_coordination"}},
+    "openvla": {
+        "env": {"kind": "fake", "image_size": 56, "history_length": 2, "num_actions_chunk": 2},
+        "policy": {
+            "kind": "openvla",
+            "pretrained_checkpoint": "tiny",
+            "share_policy": False,
+            "critic": "hidden",
+        },
+        "training": {"num_steps_per_rollout": 4, "total_timesteps": 128, "checkpoint_every": 32},
+    },
     "discrete actions": {"env": {"kind": "game", "game": "partition"}},
 }
 

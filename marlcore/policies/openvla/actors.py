@@ -26,7 +26,6 @@ from marlcore.envs.protocol import EnvSpec
 from marlcore.policies.layout import ChunkLayout
 from marlcore.policies.mlp import GaussianHead
 from marlcore.policies.openvla.adapters import Adapters
-from marlcore.policies.openvla.checkpoint import fingerprint
 from marlcore.policies.openvla.heads import ActionHead, ProprioProjector
 from marlcore.policies.openvla.images import ImageProcessor, Preparation, prepare
 from marlcore.policies.openvla.memory import Budget, RowCost, choose_microbatch, saved_bytes
@@ -43,7 +42,9 @@ class Parts:
     """What a checkpoint and the configuration bring together."""
 
     model: OpenVLA
-    """Frozen; adapters are put into its trunk."""
+    """Frozen; adapters are in its trunk."""
+    fingerprint: Tensor
+    """Of the model before that."""
     heads: Sequence[ActionHead]
     """One for all agents, or one each; float32."""
     projectors: Sequence[ProprioProjector]
@@ -101,10 +102,11 @@ class OpenVLAActors(Actors):
         self._share_proprio, self._pooled, self._budget = share_proprio, pooled, budget
         self.backbone = parts.model
         self.heads = nn.ModuleList(parts.heads)
-        self.proprio_projectors = nn.ModuleList(parts.projectors)
         extra = (num_agents - 1) * self.layout.belief_size if uses_beliefs else 0
         own = range(1, num_agents) if extra else ()
         wider = [self._group(parts.projectors, agent).extended(extra) for agent in own]
+        # In a chain the first agent alone has no belief to read.
+        self.proprio_projectors = nn.ModuleList(parts.projectors[:1] if extra else parts.projectors)
         self.proprio_projectors_extended = nn.ModuleList(wider[:1] if self._share else wider)
         self._log_std_bounds = (parts.log_std.min_log_std, parts.log_std.max_log_std)
         start = torch.full((len(parts.heads), self.layout.width), parts.log_std.initial_log_std)
@@ -119,7 +121,7 @@ class OpenVLAActors(Actors):
         self._black: Tensor | None = None
         self.recompute = budget.recompute == "on"
         """Whether the backward pass runs each layer again instead of keeping what it computed."""
-        self.register_buffer("fingerprint", fingerprint(parts.model))
+        self.register_buffer("fingerprint", parts.fingerprint)
         self.register_buffer("microbatch", torch.zeros(2, dtype=torch.int64))
         self._leave_the_backbone_out()
 

@@ -97,6 +97,7 @@ def _from_folder(
     )
     parts = Parts(
         model=model,
+        fingerprint=files.fingerprint(model),
         heads=[copy.deepcopy(head) for _ in range(copies)],
         projectors=[copy.deepcopy(projector) for _ in range(copies)],
         prompts=_prompts(config, opened, spec, head.action_dim).to(device),

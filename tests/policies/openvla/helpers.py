@@ -28,7 +28,7 @@ def vla_config(name: str = "acppo", **sections: Any) -> ExperimentConfig:
     }
     env = {
         "kind": "fake",
-        "max_episode_steps": 7,
+        "max_episode_steps": 9,
         "image_size": 56,
         "history_length": 2,
         "num_actions_chunk": 2,
@@ -36,7 +36,9 @@ def vla_config(name: str = "acppo", **sections: Any) -> ExperimentConfig:
     }
     training = {"num_steps_per_rollout": 4, "total_timesteps": 96, **sections.pop("training", {})}
     algorithm = {"actor_lr": 1e-4, **sections.pop("algorithm", {})}
-    return make_config(name, env=env, policy=policy, training=training, algorithm=algorithm, **sections)
+    return make_config(
+        name, env=env, policy=policy, training=training, algorithm=algorithm, **sections
+    )
 
 
 def policy_of(trainer: Trainer) -> MultiAgentVLAPolicy:

@@ -91,7 +91,10 @@ NORM = "language_model.model.norm.weight"
     [
         (lambda weights: weights.pop(NORM), f"1 missing: {NORM}"),
         (lambda weights: weights.update(surprise=SHARD), "lacks surprise"),
-        (lambda weights: weights.update({NORM: "model-9.safetensors"}), r"model-9\.safetensors is missing"),
+        (
+            lambda weights: weights.update({NORM: "model-9.safetensors"}),
+            r"model-9\.safetensors is missing",
+        ),
     ],
 )
 def test_an_index_that_promises_something_else_is_refused(
@@ -255,9 +258,13 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     adapters_of(model, ["shared"]).save(tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     name = next(key for key in tensors if "layers.2.mlp.up_proj.lora_A" in key)
-    save_file({k: v for k, v in tensors.items() if k != name}, tmp_path / "adapter_model.safetensors")
+    save_file(
+        {k: v for k, v in tensors.items() if k != name}, tmp_path / "adapter_model.safetensors"
+    )
     again = random_model(device=CPU, dtype=torch.float32, shape=TINY)
-    with pytest.raises(ValueError, match=r"does not fit:\n1 missing: .*layers\.2\.mlp\.up_proj\.lora_A"):
+    with pytest.raises(
+        ValueError, match=r"does not fit:\n1 missing: .*layers\.2\.mlp\.up_proj\.lora_A"
+    ):
         load_adapter(again, tmp_path)
     shutil.copy(tmp_path / "adapter_config.json", tmp_path / "x")
     with pytest.raises(ValueError, match="there is no"):

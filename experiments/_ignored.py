@@ -152,7 +152,9 @@ IGNORED = (
     ),
     Rule(
         ("policy.critic",),
-        lambda config: isinstance(config.algorithm, IPPOConfig),
+        lambda config: (
+            isinstance(config.algorithm, IPPOConfig) and not _vla(config, critic="hidden")
+        ),
         "IPPO's critics read their agent's own observation",
         "leave it out, or use experiments/mappo.py",
     ),
@@ -211,6 +213,13 @@ IMPOSSIBLE = (
         "policy.critic=light reads the arms' proprio, which env.kind=peg_in_hole and fake alone "
         "have",
         "set policy.critic=state",
+    ),
+    Rule(
+        (),
+        lambda config: _vla(config, cache_boundary=True) and _belief(config) is not None,
+        "policy.cache_boundary=true keeps the proprio projectors as they are, and then beliefs "
+        "have no effect on the actors",
+        "set policy.cache_boundary=false, or algorithm.ablation=gae_only",
     ),
     Rule(
         (),

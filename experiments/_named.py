@@ -78,7 +78,6 @@ OPENVLA_7B: Values = {
     "policy": {
         "kind": "openvla",
         "pretrained_checkpoint": "moojink/openvla-7b-oft-finetuned-libero-spatial",
-        "critic": "light",
     },
     "algorithm": {
         "actor_lr": 1e-5,

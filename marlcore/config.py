@@ -136,6 +136,12 @@ class OpenVLAConfig(Section):
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Whether the backward pass computes each layer again; auto: only where a row of the update
     would not fit into memory otherwise."""
+    train_proprio_projector: bool = True
+    """Whether the proprio projectors are trained."""
+    cache_boundary: bool = False
+    """Whether what goes into the first adapted layer is kept for the epochs instead of computed
+    again; needs policy.lora_layers, policy.train_proprio_projector=false and agents without
+    beliefs, so that nothing below that layer changes."""
     compile: bool = False
     """Whether torch.compile compiles the trunk for choosing actions (minutes at the start)."""
     feature_memory_gib: NonNegative = 16.0
@@ -149,6 +155,11 @@ class OpenVLAConfig(Section):
             raise ValueError(
                 f"policy.initial_log_std {self.initial_log_std} is not between policy.min_log_std "
                 f"{self.min_log_std} and policy.max_log_std {self.max_log_std}"
+            )
+        if self.cache_boundary and (self.lora_layers is None or self.train_proprio_projector):
+            raise ValueError(
+                "policy.cache_boundary=true keeps what the lower layers computed, so nothing below "
+                "may be trained: set policy.lora_layers and policy.train_proprio_projector=false"
             )
         return self
 

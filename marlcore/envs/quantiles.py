@@ -35,6 +35,7 @@ def measure(config: PegInHoleConfig) -> NDArray[np.float64]:
     env = PegInHoleEnv(config, seed=0)
     rng = np.random.default_rng(0)
     sizes = env.spec.actions.num_dims
+    actions = np.zeros((env.spec.num_agents, sizes), np.float32)
     rows: list[NDArray[np.float32]] = []
     for episode in range(_EPISODES):
         env.reset(episode)

@@ -273,10 +273,8 @@ def check_training(context: Context) -> None:
     cross_entropy = functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), spread[:, 1:].flatten(), ignore_index=_IGNORED
     )
-    assert prompts.visible is not None
-    ahead = prompts.visible.new_ones(len(labels), 1 + num_inserted)
     own: dict[str, Any] = {
-        "mm_attention_mask": torch.cat([ahead, prompts.visible[:, 1:]], 1),
+        "mm_attention_mask": prompts.visible_among(hidden.shape[1]),
         "action_mask_on_labels_shifted": prompts.is_action[:, 1:],
         "last_hidden": hidden,
         "action_hidden": action_hidden,
@@ -314,7 +312,7 @@ def _run_case(
     prompts = context.prompts(case, head.action_dim)
     features = context.features(model, case["image_order"], prompts)
     token = context.proprio_token(case["proprio_row"]) if case.get("use_proprio", True) else None
-    embeds, _ = model.assemble(features, token, prompts)
+    embeds = model.assemble(features, token, prompts)
     hidden = model(features, token, prompts)
     action_hidden = model.action_hidden(hidden, prompts)
     actions = head(action_hidden)

@@ -13,7 +13,7 @@ K chunk   D action   P proprio   B numbers of one agent's belief parameters.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +27,13 @@ from marlcore.policies.layout import ChunkLayout
 from marlcore.policies.mlp import GaussianHead
 from marlcore.policies.openvla.adapters import Adapters
 from marlcore.policies.openvla.heads import ActionHead, ProprioProjector
-from marlcore.policies.openvla.images import ImageProcessor, Preparation, prepare
+from marlcore.policies.openvla.images import ImageProcessor, Preparation
 from marlcore.policies.openvla.memory import Budget, RowCost, choose_microbatch, saved_bytes
 from marlcore.policies.openvla.model import OpenVLA
 from marlcore.policies.openvla.prompts import Prompts
+from marlcore.policies.openvla.sight import Sight
 from marlcore.policies.openvla.statistics import Quantiles
-from marlcore.policies.openvla.store import ImageCache, RowStore
+from marlcore.policies.openvla.store import RowStore
 from marlcore.policies.protocol import Actors
 from marlcore.types import Inputs
 
@@ -60,6 +61,8 @@ class Parts:
     log_std: GaussianHead
     store: RowStore
     """Of image features [V, F]."""
+    boundaries: RowStore | None
+    """Of what goes into the first adapted layer [L, H'], where that is kept for the epochs."""
 
 
 class OpenVLAActors(Actors):
@@ -112,13 +115,21 @@ class OpenVLAActors(Actors):
         start = torch.full((len(parts.heads), self.layout.width), parts.log_std.initial_log_std)
         self.log_std = nn.Parameter(start, requires_grad=parts.log_std.learned)
         self._proprio, self._action = parts.proprio, parts.action
-        self._images, self._preparation = parts.images, parts.preparation
         self.prompts, self._adapters = parts.prompts, parts.adapters
-        self._own_view = torch.arange(num_views).repeat(history) >= spec.num_shared_views
-        self._store = parts.store
-        self._compiled = torch.compile(self.backbone) if compiled else None
-        self.cache = ImageCache(parts.store, self._encode_images, span=span)
-        self._black: Tensor | None = None
+        own_view = torch.arange(num_views).repeat(history) >= spec.num_shared_views
+        self.sight = Sight(
+            parts.model,
+            parts.prompts,
+            parts.images,
+            parts.preparation,
+            parts.store,
+            span=span,
+            own_view=own_view,
+        )
+        self._boundaries = parts.boundaries
+        self._first_layer = 0 if parts.boundaries is None else parts.adapters.first_layer
+        trunk = parts.model.language_model
+        self._compiled = torch.compile(trunk) if compiled else None
         self.recompute = budget.recompute == "on"
         """Whether the backward pass runs each layer again instead of keeping what it computed."""
         self.register_buffer("fingerprint", parts.fingerprint)
@@ -128,7 +139,7 @@ class OpenVLAActors(Actors):
     @property
     def num_tokens(self) -> int:
         """L: tokens of one pass."""
-        num_images = len(self._own_view)
+        num_images = len(self.sight.own_view)
         return num_images * self.backbone.shape.num_patches + 1 + self.prompts.ids.shape[1]
 
     def encode(self, observations: Inputs) -> Inputs:
@@ -137,17 +148,8 @@ class OpenVLAActors(Actors):
         Args:
             observations: `images` uint8 [E, N, H, C, height, width, 3] and `proprio`.
         """
-        images = observations["images"]
-        lead = (*images.shape[:2], images.shape[2] * images.shape[3])
-        film = self.backbone.vision_backbone.film
-        keys: list[Hashable] = [
-            agent if film else None
-            for _ in range(lead[0])
-            for agent in range(lead[1])
-            for _ in range(lead[2])
-        ]
-        serials = self.cache.serials(images.flatten(0, 3), keys).view(lead)
-        return {"images": serials.to(images.device), "proprio": observations["proprio"]}
+        serials = self.sight.serials(observations["images"])
+        return {"images": serials, "proprio": observations["proprio"]}
 
     def distribution(
         self,
@@ -161,12 +163,12 @@ class OpenVLAActors(Actors):
         return self._run(inputs, beliefs, agents, observer)[0]
 
     def act(self, inputs: Inputs, beliefs: Tensor | None) -> tuple[ActionDistribution, Inputs]:
-        """Return everyone's distributions and, for critics on them, `hidden` [E, N, H' + H P]."""
-        everyone = range(self.layout.num_agents)
-        distribution, pooled = self._run(inputs, beliefs, everyone, None)
-        if not self._pooled:
-            return distribution, {}
-        return distribution, {"hidden": torch.cat([pooled, self.features(inputs)], dim=-1)}
+        """Return everyone's distributions; what is kept of the pass, where that was asked for.
+
+        That is `hidden` [E, N, H' + H P] for critics on hidden states, and serial numbers
+        `boundary` [E, N] of what went into the first adapted layer.
+        """
+        return self._run(inputs, beliefs, range(self.layout.num_agents), None)
 
     def features(self, inputs: Inputs) -> Tensor:
         """Return each agent's normalised proprio with history, flat: [E, N, H * P]."""
@@ -199,51 +201,64 @@ class OpenVLAActors(Actors):
         trunk = self.backbone.language_model.model
         num_tokens = self.layout.num_agents * self.num_tokens
         layer_input = num_tokens * self.backbone.shape.hidden_size * trunk.norm.weight.itemsize
-        depth = len(trunk.layers)
+        depth = max(1, len(trunk.layers) - self._first_layer)
         return RowCost(kept, recomputed_bytes=depth * layer_input + kept // depth)
 
     def _run(
         self, inputs: Inputs, beliefs: Tensor | None, agents: Sequence[int], observer: int | None
-    ) -> tuple[ActionDistribution, Tensor]:
-        """One pass of the trunk for E * n rows: distributions, and pooled hidden states."""
-        picked = list(agents)
-        num_rows, device = inputs["proprio"].shape[0], self.backbone.device
-        features = self._features_of(inputs["images"][:, picked], picked, observer)
-        token = self._proprio_token(inputs["proprio"], beliefs, picked, observer)
+    ) -> tuple[ActionDistribution, Inputs]:
+        """One pass of the trunk for E * n rows: distributions, and what `act` returns besides."""
+        picked, num_rows = list(agents), inputs["proprio"].shape[0]
+        device = self.backbone.device
         prompts = self.prompts.to(device).rows(torch.tensor(picked * num_rows, device=device))
         names = ["shared" if self._share else f"agent_{agent}" for agent in picked] * num_rows
+        extras: Inputs = {}
+        trunk, first = self.backbone.language_model, self._first_layer
         with self._autocast():
-            network = (
-                self._compiled if self._compiled and not torch.is_grad_enabled() else self.backbone
-            )
-            hidden = network(
-                features.flatten(2, 3).flatten(0, 1),
-                token.flatten(0, 1),
-                prompts,
+            if "boundary" in inputs and self._boundaries is not None:
+                below = self._boundaries.get(inputs["boundary"][:, picked], device).flatten(0, 1)
+            else:
+                below = self._below(inputs, beliefs, picked, observer, prompts)
+            visible = prompts.visible_among(below.shape[1])
+            if self._boundaries is not None and "boundary" not in inputs:
+                below = trunk(below, visible, layers=slice(0, first))
+                serials = self._boundaries.put(below).view(num_rows, -1)
+                extras["boundary"] = serials.to(device)
+            use_compiled = self._compiled is not None and not torch.is_grad_enabled()
+            hidden = (self._compiled if use_compiled else trunk)(  # pyright: ignore[reportOptionalCall]
+                below,
+                visible,
+                layers=slice(first, None),
                 recompute=self.recompute,
                 scope=self._adapters.scope(names),
             )
+        if self._pooled:
+            pooled = self._pool(hidden, visible).unflatten(0, (num_rows, -1))
+            extras["hidden"] = torch.cat([pooled, self.features(inputs)[:, picked]], dim=-1)
         action_hidden = self.backbone.action_hidden(hidden, prompts).float()
         normalised = self._heads_of(action_hidden.unflatten(0, (num_rows, -1)), picked)
         actions = self._action.unnormalise(normalised)[..., : self.layout.width]
         log_std = self.log_std.clamp(*self._log_std_bounds)
         log_std = log_std.expand(len(picked), -1) if self._share else log_std[picked]
         distribution = self.layout.from_outputs(actions.flatten(2), log_std, agents=picked)
-        return distribution, self._pool(hidden, prompts).unflatten(0, (num_rows, -1))
+        return distribution, extras
 
-    def _features_of(self, serials: Tensor, agents: list[int], observer: int | None) -> Tensor:
-        """Return features [E, n, I, V, F]; black where the observer sees nothing."""
-        device = self.backbone.device
-        if observer is None:
-            return self._store.get(serials, device)
-        seen = ~self._own_view
-        black = self._black_features()[
-            agents if self.backbone.vision_backbone.film else [0] * len(agents)
-        ]
-        features = black.unsqueeze(1).expand(-1, len(seen), -1, -1).repeat(len(serials), 1, 1, 1, 1)
-        if seen.any():
-            features[:, :, seen] = self._store.get(serials[:, :, seen.to(serials.device)], device)
-        return features
+    def _below(
+        self,
+        inputs: Inputs,
+        beliefs: Tensor | None,
+        agents: list[int],
+        observer: int | None,
+        prompts: Prompts,
+    ) -> Tensor:
+        """Return what goes into the trunk, [E * n, L, H']."""
+        features = self.sight.features(
+            inputs["images"][:, agents], agents, seen_by_all=observer is not None
+        )
+        token = self._proprio_token(inputs["proprio"], beliefs, agents, observer)
+        return self.backbone.assemble(
+            features.flatten(2, 3).flatten(0, 1), token.flatten(0, 1), prompts
+        )
 
     def _proprio_token(
         self, proprio: Tensor, beliefs: Tensor | None, agents: list[int], observer: int | None
@@ -275,37 +290,13 @@ class OpenVLAActors(Actors):
     def _group(self, modules: Any, agent: int) -> Any:
         return modules[0 if self._share else agent]
 
-    def _pool(self, hidden: Tensor, prompts: Prompts) -> Tensor:
-        """Return the mean [rows, H'] over all tokens but padding, float32, for critics alone."""
-        if not self._pooled:
-            return hidden.new_zeros(len(hidden), 0)
+    def _pool(self, hidden: Tensor, visible: Tensor | None) -> Tensor:
+        """Return the mean [rows, H'] over all tokens but padding, float32, without gradient."""
         values = hidden.detach().float()
-        if prompts.visible is None:
+        if visible is None:
             return values.mean(1)
-        num_inserted = hidden.shape[1] - prompts.ids.shape[1]
-        ahead = prompts.visible.new_ones(len(values), num_inserted)
-        weights = torch.cat([ahead, prompts.visible], dim=1).unsqueeze(-1)
+        weights = visible.unsqueeze(-1)
         return (values * weights).sum(1) / weights.sum(1)
-
-    @torch.no_grad()
-    def _encode_images(self, images: Tensor, keys: Sequence[Hashable]) -> Tensor:
-        """Return features [R, V, F] of images [R, height, width, 3] uint8."""
-        device, size = self.backbone.device, self._images.size
-        pixels = self._images.pixels(prepare(images, self._preparation, size).to(device))
-        language = None
-        if self.backbone.vision_backbone.film:
-            rows = torch.tensor([int(str(agent)) for agent in keys], device=device)
-            language = self.backbone.instruction(self.prompts.to(device).rows(rows))
-        return self.backbone.image_features(pixels, language)
-
-    def _black_features(self) -> Tensor:
-        """Features of the black image, [1, V, F]; with FiLM of each agent, [N, V, F]."""
-        if self._black is None:
-            size = self._images.size
-            num = self.layout.num_agents if self.backbone.vision_backbone.film else 1
-            black = torch.zeros(num, size, size, 3, dtype=torch.uint8, device=self.backbone.device)
-            self._black = self._encode_images(black, range(num))
-        return self._black
 
     def _autocast(self) -> Any:
         dtype = self.backbone.dtype

@@ -107,7 +107,7 @@ class Adapters:
             place = folder if len(self._names) == 1 else folder / name
             save_adapter(self._trunk, name, place, prefix="language_model.", **self._settings)
 
-    def _initialise(self, layer: LoraLayer, generator: torch.Generator) -> None:
+    def _initialise(self, layer: Any, generator: torch.Generator) -> None:
         for name in self._names:
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
             a.data, b.data = (
@@ -209,5 +209,5 @@ def save_adapter(
     write_json(folder / _SETTINGS, document)
 
 
-def _layers(model: nn.Module) -> list[LoraLayer]:
+def _layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]

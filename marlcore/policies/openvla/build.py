@@ -39,6 +39,7 @@ def build_actors(
     num_kept: int,
     generator: torch.Generator,
     device: torch.device,
+    backbone: OpenVLA | None = None,
 ) -> tuple[OpenVLAActors, tuple[str, ...]]:
     """Load a checkpoint and make the actors of all agents; also lines for people about them.
 
@@ -49,6 +50,7 @@ def build_actors(
         num_kept: observations of all agents that a rollout keeps.
         generator: of whatever is fresh.
         device: where the backbone goes, directly.
+        backbone: instead of the checkpoint's weights, which are then not looked for.
 
     Raises:
         ValueError: if checkpoint, configuration and environment do not fit.
@@ -60,7 +62,7 @@ def build_actors(
             "'robot1_eye_in_hand']\""
         )
     if config.pretrained_checkpoint != tiny.NAME:
-        return _from_folder(config, spec, uses_beliefs, num_kept, generator, device)
+        return _from_folder(config, spec, uses_beliefs, num_kept, generator, device, backbone)
     with tempfile.TemporaryDirectory() as folder:
         tiny.make_tiny_checkpoint(
             Path(folder),
@@ -68,7 +70,7 @@ def build_actors(
             action_dim=_tokens(spec),
         )
         made = config.model_copy(update={"pretrained_checkpoint": folder})
-        return _from_folder(made, spec, uses_beliefs, num_kept, generator, device)
+        return _from_folder(made, spec, uses_beliefs, num_kept, generator, device, backbone)
 
 
 def _from_folder(
@@ -78,9 +80,10 @@ def _from_folder(
     num_kept: int,
     generator: torch.Generator,
     device: torch.device,
+    backbone: OpenVLA | None,
 ) -> tuple[OpenVLAActors, tuple[str, ...]]:
     opened = files.open_checkpoint(config.pretrained_checkpoint)
-    model = _backbone(config, opened, device)
+    model = _backbone(config, opened, device) if backbone is None else backbone
     head, projector, fresh = _components(opened, spec, generator)
     copies = 1 if config.share_policy else spec.num_agents
     names = ["shared"] if copies == 1 else [f"agent_{agent}" for agent in range(copies)]
@@ -88,19 +91,19 @@ def _from_folder(
     num_images = _images_per_observation(spec)
     span = num_images * num_kept
     spare = 4 * spec.num_agents * num_images * max(1, num_kept // 64) + 64
-    store = RowStore(
-        span + spare,
-        (opened.shape.num_patches, opened.shape.feature_size),
-        model.dtype,
-        memory_limit_gib=config.feature_memory_gib,
-        folder=None if config.feature_folder is None else Path(config.feature_folder),
-    )
+    patches = (opened.shape.num_patches, opened.shape.feature_size)
+    prompts = _prompts(config, opened, spec, head.action_dim).to(device)
+    boundaries = None
+    if config.cache_boundary:
+        num_inserted = 1 + _views_with_history(spec) * opened.shape.num_patches
+        row = (num_inserted + prompts.ids.shape[1], opened.shape.hidden_size)
+        boundaries = _store(config, spec.num_agents * 2 * num_kept, row, model.dtype)
     parts = Parts(
         model=model,
         fingerprint=files.fingerprint(model),
         heads=[copy.deepcopy(head) for _ in range(copies)],
         projectors=[copy.deepcopy(projector) for _ in range(copies)],
-        prompts=_prompts(config, opened, spec, head.action_dim).to(device),
+        prompts=prompts,
         images=opened.images,
         preparation=config.image_preparation,
         proprio=proprio,
@@ -109,7 +112,8 @@ def _from_folder(
         log_std=GaussianHead(
             config.initial_log_std, config.learn_std, config.min_log_std, config.max_log_std
         ),
-        store=store,
+        store=_store(config, span + spare, patches, model.dtype),
+        boundaries=boundaries,
     )
     actors = OpenVLAActors(
         spec,
@@ -121,8 +125,19 @@ def _from_folder(
         span=span,
         budget=Budget(config.activation_checkpointing),
     )
+    if not config.train_proprio_projector:
+        for module in (actors.proprio_projectors, actors.proprio_projectors_extended):
+            module.requires_grad_(False)
     actors = actors.to(device)
-    return actors, _notes(config, actors, store, num_images, num_kept, fresh)
+    return actors, _notes(config, actors, parts, num_images, num_kept, fresh)
+
+
+def _store(
+    config: OpenVLAConfig, capacity: int, row: tuple[int, ...], dtype: torch.dtype
+) -> RowStore:
+    folder = None if config.feature_folder is None else Path(config.feature_folder)
+    limit = config.feature_memory_gib
+    return RowStore(capacity, row, dtype, memory_limit_gib=limit, folder=folder)
 
 
 def _backbone(config: OpenVLAConfig, opened: files.Checkpoint, device: torch.device) -> OpenVLA:
@@ -225,10 +240,16 @@ def _images_per_observation(spec: EnvSpec) -> int:
     return spec.num_shared_views + spec.num_agents * own
 
 
+def _views_with_history(spec: EnvSpec) -> int:
+    """I: images of one pass."""
+    _, history, views = spec.observation_shapes["images"][:3]
+    return history * views
+
+
 def _notes(
     config: OpenVLAConfig,
     actors: OpenVLAActors,
-    store: RowStore,
+    parts: Parts,
     num_images: int,
     num_kept: int,
     fresh: list[str],
@@ -236,7 +257,6 @@ def _notes(
     backbone, trained = _count(actors.backbone, False), _count(actors, True)
     kind = str(actors.backbone.dtype).removeprefix("torch.")
     size = sum(p.numel() * p.itemsize for p in actors.backbone.parameters()) / GIB
-    place = config.feature_folder or tempfile.gettempdir() if store.on_disk else "memory"
     padded = actors.prompts.visible is not None
     return (
         f"backbone: {backbone / 1e6:,.1f} M parameters, {kind}, {size:.2f} GiB, frozen; "
@@ -245,8 +265,18 @@ def _notes(
         f"tokens a pass: {actors.num_tokens}"
         + (" (prompts of unequal length: padded)" if padded else ""),
         f"image features: {num_images} new pictures a decision, {num_kept:,} decisions, "
-        f"{store.num_bytes / GIB:.2f} GiB in {place}",
+        + _place(config, parts.store),
+        *(
+            [f"inputs of layer {parts.adapters.first_layer}: " + _place(config, parts.boundaries)]
+            if parts.boundaries is not None
+            else []
+        ),
     )
+
+
+def _place(config: OpenVLAConfig, store: RowStore) -> str:
+    place = config.feature_folder or tempfile.gettempdir() if store.on_disk else "memory"
+    return f"{store.num_bytes / GIB:.2f} GiB in {place}"
 
 
 def _count(module: nn.Module, trained: bool) -> int:

@@ -1,3 +1,4 @@
+# pyright: basic
 """From a name to a folder with a checkpoint's files: a local folder, or a hub id."""
 
 from __future__ import annotations

@@ -82,5 +82,5 @@ class ActionHead(nn.Module):
 
     def forward(self, action_hidden: Tensor) -> Tensor:
         """Map [B, K * D, H] to actions [B, K, D], normalised as the training data was."""
-        steps = action_hidden.unflatten(1, (-1, self.action_dim)).flatten(2)
-        return self.model(steps)
+        num_rows, _, width = action_hidden.shape
+        return self.model(action_hidden.reshape(num_rows, -1, self.action_dim * width))

@@ -39,7 +39,7 @@ class LanguageModel(nn.Module):
             rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
             max_position_embeddings=shape.max_position_embeddings,
             pad_token_id=PAD if shape.vocab_size > PAD else None,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         )
         self.model = LlamaModel(config)
 
@@ -61,7 +61,7 @@ class LanguageModel(nn.Module):
         recompute: bool = False,
         scope: Scope = nullcontext,
     ) -> Tensor:
-        """Run some layers on embeddings [B, L, H]; the final norm follows the last layer.
+        """Run some layers on embeddings [B, L, H]; the final norm follows a slice without end.
 
         Args:
             x: what goes into the first of these layers.
@@ -84,5 +84,4 @@ class LanguageModel(nn.Module):
                 x = checkpoint(run, layer, x, use_reentrant=False)
             else:
                 x = run(layer, x)
-        ends = layers.stop is None or layers.stop == len(model.layers)
-        return model.norm(x) if ends else x
+        return model.norm(x) if layers.stop is None else x

@@ -1,3 +1,4 @@
+# pyright: basic
 """How much an update fits into the memory at hand: rows of a microbatch, measured, not guessed."""
 
 from __future__ import annotations

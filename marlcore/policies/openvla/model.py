@@ -8,12 +8,10 @@ B rows   n images   V patches   L tokens   A = K * D placeholders   H hidden siz
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
-from marlcore.policies.openvla.language import LanguageModel, Scope
+from marlcore.policies.openvla.language import LanguageModel
 from marlcore.policies.openvla.prompts import Prompts
 from marlcore.policies.openvla.shape import ModelShape
 from marlcore.policies.openvla.vision import Projector, VisionBackbone
@@ -48,10 +46,8 @@ class OpenVLA(nn.Module):
         """Return features [B, V, F] of pixels [B, 6, S, S]; `language` [B, H] with FiLM."""
         return self.vision_backbone(pixels.to(self.dtype), language)
 
-    def assemble(
-        self, features: Tensor, proprio_token: Tensor | None, prompts: Prompts
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the trunk's input [B, L, H] and which of it is no padding [B, L] (None: all).
+    def assemble(self, features: Tensor, proprio_token: Tensor | None, prompts: Prompts) -> Tensor:
+        """Return the trunk's input [B, L, H].
 
         Args:
             features: [B, n V, F], images one behind the other.
@@ -63,25 +59,12 @@ class OpenVLA(nn.Module):
         parts = [text[:, :1], self.projector(features)]
         if proprio_token is not None:
             parts.append(proprio_token.to(text.dtype).unsqueeze(1))
-        inserted = torch.cat(parts, dim=1)
-        visible = prompts.visible
-        if visible is not None:
-            ahead = visible.new_ones(visible.shape[0], inserted.shape[1])
-            visible = torch.cat([ahead, visible[:, 1:]], dim=1)
-        return torch.cat([inserted, text[:, 1:]], dim=1), visible
+        return torch.cat([*parts, text[:, 1:]], dim=1)
 
-    def forward(
-        self,
-        features: Tensor,
-        proprio_token: Tensor | None,
-        prompts: Prompts,
-        *,
-        recompute: bool = False,
-        scope: Scope = nullcontext,
-    ) -> Tensor:
-        """Return the last hidden states [B, L, H]; arguments as in `assemble` and the trunk."""
-        x, visible = self.assemble(features, proprio_token, prompts)
-        return self.language_model(x, visible, recompute=recompute, scope=scope)
+    def forward(self, features: Tensor, proprio_token: Tensor | None, prompts: Prompts) -> Tensor:
+        """Return the last hidden states [B, L, H]; arguments as in `assemble`."""
+        x = self.assemble(features, proprio_token, prompts)
+        return self.language_model(x, prompts.visible_among(x.shape[1]))
 
     def action_hidden(self, hidden: Tensor, prompts: Prompts) -> Tensor:
         """Pick the hidden states [B, A, H] that predict the placeholders: one position before."""

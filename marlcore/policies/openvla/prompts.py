@@ -37,6 +37,13 @@ class Prompts:
     visible: Tensor | None
     """[B, S] bool: False at padding; None where no row has any."""
 
+    def visible_among(self, num_tokens: int) -> Tensor | None:
+        """Return which of L tokens are no padding [B, L]: what is inserted behind BOS never is."""
+        if self.visible is None:
+            return None
+        ahead = self.visible.new_ones(len(self.ids), num_tokens - self.ids.shape[1])
+        return torch.cat([ahead, self.visible], dim=1)
+
     def to(self, device: torch.device) -> Prompts:
         """Return the same on another device."""
         visible = None if self.visible is None else self.visible.to(device)

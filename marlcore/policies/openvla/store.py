@@ -1,3 +1,4 @@
+# pyright: basic
 """Rows computed once and kept: in memory, or in a file where memory's limit would be passed.
 
 A row is named by its serial number; the newest `capacity` rows are there, older ones overwritten.

@@ -81,7 +81,7 @@ def make_tiny_checkpoint(
             it is laid out like the base model.
         max_shard_tensors: tensors in one file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    describe(folder, shape, action_dim=action_dim, proprio_size=proprio_size)
     generator = torch.Generator().manual_seed(seed)
     model = OpenVLA(shape)
     randomise(model, generator)
@@ -100,6 +100,17 @@ def make_tiny_checkpoint(
             randomise(module, generator)
             named = {f"module.{key}": tensor for key, tensor in module.state_dict().items()}
             torch.save(named, folder / f"{name}--{_STEPS}_checkpoint.pt")
+
+
+def describe(
+    folder: Path,
+    shape: ModelShape,
+    *,
+    action_dim: int = ACTION_DIM,
+    proprio_size: int = PROPRIO_SIZE,
+) -> None:
+    """Write all of a checkpoint but its weights: sizes, image settings, statistics, tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
     statistics = {NAME: _statistics(action_dim, proprio_size)}
     write_json(folder / "dataset_statistics.json", statistics)
     write_json(folder / "config.json", {**_config(shape), "norm_stats": statistics})

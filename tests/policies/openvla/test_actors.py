@@ -76,7 +76,7 @@ def test_the_checkpoint_s_head_acts(tmp_path: Any) -> None:
     assert head is not None
     inputs = actors.encode(observations)
     prompts = actors.prompts.rows(torch.tensor([1]))
-    features = actors._store.get(inputs["images"][:1, 1], CPU).flatten(1, 2)
+    features = actors.sight.store.get(inputs["images"][:1, 1], CPU).flatten(1, 2)
     token = actors.proprio_projectors[0](observations["proprio"][:1, 1, 0])
     with torch.no_grad():
         hidden = actors.backbone(features, token, prompts)
@@ -145,13 +145,13 @@ def test_the_estimate_pass_reads_shared_frames_newest_first_and_black_ones() -> 
     images = observations["images"]
     both = torch.cat([images[:, :1].expand_as(images), images.flip(3)], dim=3)
     front_and_wrist = {**observations, "images": both}
-    actors._own_view = torch.tensor([False, True, False, True])
+    actors.sight.own_view = torch.tensor([False, True, False, True])
     inputs = actors.encode(front_and_wrist)
     estimate = policy.estimate_agent0_action_dist(inputs)
     front = inputs["images"][:, 0, [0, 2]]
     assert not torch.equal(front[:, 0], front[:, 1])
-    black = actors._black_features()[0]
-    frames = actors._store.get(front, CPU)
+    black = actors.sight.black()[0]
+    frames = actors.sight.store.get(front, CPU)
     features = torch.stack(
         [frames[:, 0], black.expand_as(frames[:, 0]), frames[:, 1], black.expand_as(frames[:, 0])],
         dim=1,
@@ -324,9 +324,9 @@ def test_images_are_encoded_once_ever() -> None:
         policy = policy_of(trainer)
         tower_calls = count_calls(policy.actors.backbone.vision_backbone)
         for _ in range(3):
-            before = policy.actors.cache.num_encoded
+            before = policy.actors.sight.cache.num_encoded
             rollout = trainer.collector.collect(policy).rollout
-            new = policy.actors.cache.num_encoded - before
+            new = policy.actors.sight.cache.num_encoded - before
             assert new <= 2 * 4 * (4 + 3)  # agents, environments; decisions, first and last frames
             calls = tower_calls()
             trainer.updater.update(rollout, trainer.algorithm.targets(rollout))
@@ -370,8 +370,8 @@ def test_cached_equals_uncached_and_batched_equals_single(share: bool, critic: s
 def test_kept_features_are_those_of_the_pictures() -> None:
     policy, actors, observations = build(vla_config("mappo"))
     serials = actors.encode(observations)["images"]
-    kept = actors._store.get(serials, CPU)
-    pixels = actors._images.pixels(observations["images"].flatten(0, 3))
+    kept = actors.sight.store.get(serials, CPU)
+    pixels = actors.sight._images.pixels(observations["images"].flatten(0, 3))
     with torch.no_grad():
         anew = actors.backbone.image_features(pixels)
     torch.testing.assert_close(kept.flatten(0, 2), anew, rtol=1e-4, atol=1e-4)
@@ -524,3 +524,40 @@ def test_statistics_that_nobody_measured_are_refused(tmp_path: Any) -> None:
     }
     with pytest.raises(ValueError, match="no data set 'libero'"):
         built(config.policy.model_copy(update=other))
+
+
+def test_what_the_lower_layers_computed_is_kept_for_the_epochs() -> None:
+    """Saving: the boundary's activations; exact, because nothing below is trained."""
+    kept = {"lora_layers": 1, "train_proprio_projector": False, "cache_boundary": True}
+    results: list[dict[str, Any]] = []
+    for cached in (True, False):
+        config = vla_config("mappo", policy={**kept, "cache_boundary": cached})
+        policy, collection, _ = collect(config)
+        if cached:
+            assert any(line.startswith("inputs of layer 2: 0.") for line in policy.notes)
+        stir(policy)
+        inputs = {n: t.flatten(0, 1) for n, t in collection.rollout.inputs.items()}
+        assert ("boundary" in inputs) == cached
+        layers = policy.actors.backbone.language_model.model.layers
+        calls = [count_calls(layer) for layer in layers]
+        evaluation = evaluate(policy, inputs, collection.rollout.actions.flatten(0, 1))
+        assert [count() for count in calls] == ([0, 0, 1] if cached else [1, 1, 1])
+        results.append({"log_probs": evaluation.log_probs.detach(), **gradients(policy)})
+    assert results[0].keys() == results[1].keys()
+    for name, tensor in results[1].items():
+        torch.testing.assert_close(results[0][name], tensor, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_nothing_below_a_kept_boundary_may_be_trained() -> None:
+    with pytest.raises(ValueError, match=r"nothing below may be trained: set policy\.lora_layers"):
+        vla_config("mappo", policy={"cache_boundary": True, "lora_layers": 1})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, in what it compiles with
+def test_a_compiled_trunk_chooses_the_same_actions() -> None:
+    plain, _, observations = build(vla_config("acppo"))
+    compiled, _, _ = build(vla_config("acppo", policy={"compile": True}))
+    assert compiled.actors._compiled is not None
+    actions = compiled.get_actions(observations)
+    torch.testing.assert_close(actions, plain.get_actions(observations), rtol=1e-4, atol=1e-4)

@@ -2,6 +2,7 @@
 
     python benchmarks/openvla.py                 on a GPU the 7B shape, on a CPU the tiny one
     python benchmarks/openvla.py --shape small   a model whose arithmetic counts on a CPU as well
+    python benchmarks/openvla.py --memory        what a row of the 7B update keeps, on any machine
     python benchmarks/openvla.py --markdown      rows for docs/BENCHMARKS.md
 
 Weights are random. Two agents, chunk 4, four images a pass (front and wrist, two frames). The naive
@@ -11,6 +12,7 @@ way encodes an agent's images in every pass and every epoch, one sample and one 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import resource
 import sys
 import tempfile
@@ -127,10 +129,16 @@ class Bench:
                 distribution.log_prob(actions + 0.1).sum().backward()
 
 
-def make_bench(shape: ModelShape, device: torch.device, num_kept: int) -> Bench:
+def make_bench(
+    shape: ModelShape,
+    device: torch.device,
+    num_kept: int,
+    dtype: torch.dtype | None = None,
+    **settings: Any,
+) -> Bench:
     """Build the actors; nothing of the backbone passes through a disk."""
     torch.manual_seed(0)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     images = (NUM_AGENTS, HISTORY, VIEWS, shape.image_size, shape.image_size, 3)
     spec = EnvSpec(
         num_agents=NUM_AGENTS,
@@ -145,7 +153,7 @@ def make_bench(shape: ModelShape, device: torch.device, num_kept: int) -> Bench:
     with tempfile.TemporaryDirectory() as folder:
         describe(Path(folder), shape)
         config = OpenVLAConfig(
-            kind="openvla", pretrained_checkpoint=folder, image_preparation="plain"
+            kind="openvla", pretrained_checkpoint=folder, image_preparation="plain", **settings
         )
         actors, notes = build_actors(
             config,
@@ -266,6 +274,35 @@ def measure(bench: Bench, batch: int, rounds: int) -> list[_report.Row]:
     return [_report.Row(f"{r.measurement}, {where}", r.ours, r.peer, r.ratio) for r in rows]
 
 
+def memory() -> None:
+    """Print what one row of the 7B update keeps, from models of one and two of its layers."""
+    cpu, depth = torch.device("cpu"), FULL_SIZE.num_hidden_layers
+    costs: list[int] = []
+    for layers in (1, 2):
+        shape = dataclasses.replace(FULL_SIZE, num_hidden_layers=layers)
+        bench = make_bench(shape, cpu, num_kept=1, dtype=torch.bfloat16)
+        store = bench.actors.sight.store
+        serials = store.put(torch.zeros(NUM_IMAGES, shape.num_patches, shape.feature_size))
+        beliefs = torch.zeros(1, NUM_AGENTS, bench.actors.layout.belief_size)
+        row = {
+            "images": serials.expand(1, NUM_AGENTS, -1),
+            "proprio": torch.zeros(1, NUM_AGENTS, HISTORY, PROPRIO),
+            "beliefs": beliefs,
+        }
+        costs.append(bench.actors.row_cost(row).kept_bytes)
+    per_layer, layer_input = costs[1] - costs[0], NUM_AGENTS * bench.actors.num_tokens * 4096 * 2
+    around = costs[0] - per_layer
+    rows = [
+        ("a layer", per_layer),
+        ("around the layers", around),
+        (f"all {depth} layers, everything kept", around + depth * per_layer),
+        ("8 upper layers alone (proprio projectors frozen)", around + 8 * per_layer),
+        ("all layers, computed again (checkpointing)", around + depth * layer_input + per_layer),
+    ]
+    cells = [(name, f"{size / 2**30:.3f} GiB") for name, size in rows]
+    _report.print_table(("kept by one row, both agents, bfloat16", "memory"), cells)
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(
@@ -275,8 +312,12 @@ def main() -> None:
     parser.add_argument("--batches", default="", help="environments, for example 1,4,16")
     parser.add_argument("--rounds", type=int, default=5, help="the fastest of so many counts")
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU (1)")
+    parser.add_argument("--memory", action="store_true", help="activations of the 7B update")
     parser.add_argument("--markdown", action="store_true", help="rows for docs/BENCHMARKS.md")
     options = parser.parse_args()
+    if options.memory:
+        memory()
+        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(options.threads)
     name = options.shape or ("7b" if device.type == "cuda" else "tiny")

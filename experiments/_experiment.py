@@ -21,6 +21,12 @@ from experiments._script import Script
 from experiments._words import Words, read_words
 from marlcore.config_errors import ConfigError
 
+_OUT_OF_MEMORY = (
+    "the GPU's memory ran out; go on from the last checkpoint with a smaller "
+    "algorithm.microbatch_size, or start anew with policy.activation_checkpointing=on, fewer "
+    "policy.lora_layers or a smaller policy.lora_rank (docs/OPENVLA.md)"
+)
+
 __all__ = ["Script", "commandline"]
 
 
@@ -143,8 +149,10 @@ def _train(
             return 2
         traceback.print_exc()
         return 1
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        if type(error).__name__ == "OutOfMemoryError":
+            print(_OUT_OF_MEMORY, file=sys.stderr)
         return 1
     _print_result(result, script, run_dir)
     return 0

@@ -25,7 +25,7 @@ from marlcore.checkpoint import (
     numbered_checkpoints,
 )
 from marlcore.collector import Collector
-from marlcore.config import ExperimentConfig
+from marlcore.config import ExperimentConfig, OpenVLAConfig
 from marlcore.config_errors import parse_config
 from marlcore.envs import EnvSpec, VectorEnv, make_vector_env
 from marlcore.evaluation import EvaluationResult, evaluate, record_video
@@ -252,19 +252,12 @@ def evaluate_run(
     Raises:
         ValueError: if the checkpoint is damaged.
     """
-    config = parse_config(read_config(checkpoint.parent))
-    if config.training.num_threads is not None:
-        torch.set_num_threads(config.training.num_threads)
-    device = choose_device(config.training.device)
-    state = load_checkpoint(checkpoint, device)
+    config, device = _settings_of(checkpoint)
     num_envs = min(config.training.num_envs, num_episodes)
     noise = None if deterministic else NoiseSource(make_generator(seed, "evaluation"))
     env = make_environments(config, seed=seed + EVALUATION_SEED_OFFSET, num_envs=num_envs)
     with contextlib.closing(env):
-        algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
-        kept = num_envs * (config.env.history_length + 1)
-        policy = _policy(config, env.spec, algorithm.needs, torch.Generator(), device, kept)
-        policy.load_state_dict(state.policy, strict=True)
+        policy, state = load_policy(checkpoint, env)
         outcome = evaluate(policy, env, num_episodes=num_episodes, noise=noise, device=device)
     if video is not None:
         print(f"filming an episode to {video}", flush=True)
@@ -277,6 +270,57 @@ def evaluate_run(
         "checkpoint": str(checkpoint),
         "video": None if video is None else str(video),
     }
+
+
+def _settings_of(checkpoint: Path) -> tuple[ExperimentConfig, torch.device]:
+    """The configuration of a checkpoint's run, applied to this process, and where it runs here."""
+    config = parse_config(read_config(checkpoint.parent))
+    if config.training.num_threads is not None:
+        torch.set_num_threads(config.training.num_threads)
+    return config, choose_device(config.training.device)
+
+
+def load_policy(checkpoint: Path, env: VectorEnv) -> tuple[Policy, TrainState]:
+    """Return the policy of a checkpoint, to act in `env`.
+
+    Raises:
+        ValueError: if the checkpoint is damaged.
+    """
+    config, device = _settings_of(checkpoint)
+    state = load_checkpoint(checkpoint, device)
+    algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
+    kept = env.num_envs * (config.env.history_length + 1)
+    policy = _policy(config, env.spec, algorithm.needs, torch.Generator(), device, kept)
+    policy.load_state_dict(state.policy, strict=True)
+    return policy, state
+
+
+def export_run(checkpoint: Path, folder: Path, *, merge: bool) -> list[Path]:
+    """Write the OpenVLA actors of a checkpoint in OpenVLA-OFT's layout; return the folders.
+
+    Raises:
+        ValueError: if the run has other actors, or the folder holds something.
+    """
+    config, _ = _settings_of(checkpoint)
+    if not isinstance(config.policy, OpenVLAConfig):
+        raise ValueError(
+            f"{checkpoint} is of policy.kind={config.policy.kind}; only openvla has a layout to "
+            "write, others are in the checkpoint's policy.safetensors"
+        )
+    from marlcore.policies import openvla
+
+    env = make_environments(config, seed=config.seed, num_envs=1)
+    with contextlib.closing(env):
+        policy, state = load_policy(checkpoint, env)
+    assert isinstance(policy, openvla.MultiAgentVLAPolicy)
+    name = config.policy.pretrained_checkpoint
+    with openvla.pretrained(name, env.spec) as folder_of_backbone:
+        return openvla.export_actors(
+            policy.actors,
+            folder,
+            num_steps=int(str(state.progress["env_steps"])),
+            source=openvla.open_checkpoint(folder_of_backbone) if merge else None,
+        )
 
 
 def _describe_evaluation(outcome: EvaluationResult) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Raises instead of exiting, and names the nearest option."""
 
     def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
         if message.startswith("unrecognized arguments: -"):
             word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
             options = [name for action in self._actions for name in action.option_strings]
@@ -50,7 +51,7 @@ def _integer(minimum: int, maximum: int) -> Any:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python experiments/evaluate.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _checkpoint(text: str, which: str | None) -> Path:
+def find_checkpoint(text: str, which: str | None) -> Path:
     """The checkpoint that is meant; best before latest if none is named."""
     if which is not None:
         if _rundir.is_checkpoint(Path(text)):
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate what the command line names; returns the exit code."""
     try:
         arguments = _parser().parse_args(argv)
-        checkpoint = _checkpoint(arguments.run, arguments.checkpoint)
+        checkpoint = find_checkpoint(arguments.run, arguments.checkpoint)
         video = _video(arguments, checkpoint)
         result = _evaluate(arguments, checkpoint, video)
     except ValueError as error:  # ConfigError among them

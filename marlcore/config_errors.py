@@ -105,7 +105,8 @@ def _explain(fault: Any, chosen: Mapping[str, object], values: Mapping[str, obje
     if key is None:
         return f"{name}: {show(value)} is refused; {name} is a section, set its keys one by one"
     if kind == "missing" and name == leaf:
-        return f"{name}: must be given; {key.allowed}"
+        what = key.meaning if key.allowed == "text" else key.allowed
+        return f"{name}: must be given; {what}"
     whole: Any = values
     for part in leaf.split("."):
         whole = whole[part]

@@ -115,7 +115,7 @@ class OpenVLAActors(Actors):
         start = torch.full((len(parts.heads), self.layout.width), parts.log_std.initial_log_std)
         self.log_std = nn.Parameter(start, requires_grad=parts.log_std.learned)
         self._proprio, self._action = parts.proprio, parts.action
-        self.prompts, self._adapters = parts.prompts, parts.adapters
+        self.prompts, self.adapters = parts.prompts, parts.adapters
         own_view = torch.arange(num_views).repeat(history) >= spec.num_shared_views
         self.sight = Sight(
             parts.model,
@@ -135,6 +135,22 @@ class OpenVLAActors(Actors):
         self.register_buffer("fingerprint", parts.fingerprint)
         self.register_buffer("microbatch", torch.zeros(2, dtype=torch.int64))
         self._leave_the_backbone_out()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all agents have one adapter and one head."""
+        return self._share
+
+    def components(self, agent: int) -> dict[str, nn.Module]:
+        """Return what an agent has besides the backbone and its adapter, by OpenVLA-OFT's names."""
+        group = 0 if self._share else agent
+        found: dict[str, nn.Module] = {"action_head": self.heads[group]}
+        if group < len(self.proprio_projectors):
+            found["proprio_projector"] = self.proprio_projectors[group]
+        wider = group if self._share else agent - 1
+        if 0 <= wider < len(self.proprio_projectors_extended):
+            found["proprio_projector_extended"] = self.proprio_projectors_extended[wider]
+        return found
 
     @property
     def num_tokens(self) -> int:
@@ -230,7 +246,7 @@ class OpenVLAActors(Actors):
                 visible,
                 layers=slice(first, None),
                 recompute=self.recompute,
-                scope=self._adapters.scope(names),
+                scope=self.adapters.scope(names),
             )
         if self._pooled:
             pooled = self._pool(hidden, visible).unflatten(0, (num_rows, -1))

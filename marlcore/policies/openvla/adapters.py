@@ -101,11 +101,10 @@ class Adapters:
 
         return own_rows
 
-    def save(self, folder: Path) -> None:
-        """Write each adapter in PEFT's layout: into `folder`, or a sub-folder each if several."""
-        for name in self._names:
-            place = folder if len(self._names) == 1 else folder / name
-            save_adapter(self._trunk, name, place, prefix="language_model.", **self._settings)
+    def save(self, name: str, folder: Path) -> None:
+        """Write adapter `name` in PEFT's layout; nothing where no layer is adapted."""
+        if _layers(self._trunk):
+            save_adapter(self._trunk, name, folder, prefix="language_model.", **self._settings)
 
     def _initialise(self, layer: Any, generator: torch.Generator) -> None:
         for name in self._names:
@@ -163,11 +162,11 @@ def load_adapter(model: OpenVLA, folder: Path) -> None:
     model.requires_grad_(False)
 
 
-def merge_adapters(model: nn.Module) -> None:
-    """Add every adapter to the weights it adapts, in their type, and take it away."""
+def merge_adapters(model: nn.Module, only: str | None = None) -> None:
+    """Add adapters (all, or one of them) to the weights they adapt, and take all away."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
-            module.merge()
+            module.merge(adapter_names=None if only is None else [only])
             parent = model.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], module.get_base_layer())
 

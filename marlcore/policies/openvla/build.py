@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,16 +63,21 @@ def build_actors(
             "give; name cameras, for example \"env.cameras=['frontview','robot0_eye_in_hand',"
             "'robot1_eye_in_hand']\""
         )
-    if config.pretrained_checkpoint != tiny.NAME:
-        return _from_folder(config, spec, uses_beliefs, num_kept, generator, device, backbone)
+    with pretrained(config.pretrained_checkpoint, spec) as name:
+        found = config.model_copy(update={"pretrained_checkpoint": name})
+        return _from_folder(found, spec, uses_beliefs, num_kept, generator, device, backbone)
+
+
+@contextmanager
+def pretrained(name: str, spec: EnvSpec) -> Iterator[str]:
+    """Give the folder or hub id that `name` stands for; `tiny` is made while the context lasts."""
+    if name != tiny.NAME:
+        yield name
+        return
+    proprio_size = spec.observation_shapes["proprio"][-1]
     with tempfile.TemporaryDirectory() as folder:
-        tiny.make_tiny_checkpoint(
-            Path(folder),
-            proprio_size=spec.observation_shapes["proprio"][-1],
-            action_dim=_tokens(spec),
-        )
-        made = config.model_copy(update={"pretrained_checkpoint": folder})
-        return _from_folder(made, spec, uses_beliefs, num_kept, generator, device, backbone)
+        tiny.make_tiny_checkpoint(Path(folder), proprio_size=proprio_size, action_dim=_tokens(spec))
+        yield folder
 
 
 def _from_folder(

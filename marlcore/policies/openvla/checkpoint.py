@@ -173,15 +173,25 @@ def film_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     Raises:
         ValueError: if there is none.
     """
-    path = component(checkpoint.folder, "vision_backbone_film")
-    if path is None:
-        raise ValueError(f"{checkpoint.folder} has no vision_backbone_film--N_checkpoint.pt")
+    path = film_file(checkpoint)
     state: dict[str, Tensor] = {}
     for name, tensor in read_state_dict(path).items():
         state[
             "vision_backbone." + _FILM_BLOCK.sub(r"\1", name).removeprefix("vision_backbone.")
         ] = tensor
     return {name: t for name, t in state.items() if not is_unused(name, checkpoint.shape)}
+
+
+def film_file(checkpoint: Checkpoint) -> Path:
+    """Return the component with FiLM.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = component(checkpoint.folder, "vision_backbone_film")
+    if path is None:
+        raise ValueError(f"{checkpoint.folder} has no vision_backbone_film--N_checkpoint.pt")
+    return path
 
 
 def _check(

@@ -11,11 +11,13 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from marlcore.policies.openvla.folder import WAY_OUT, read_json
 
 _MOST_NAMED = 20
+_SHARD_BYTES = 5 * 10**9
 Shape = tuple[int, ...]
 
 
@@ -168,3 +170,29 @@ def _listed(names: list[str]) -> str:
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write an object as JSON."""
     path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def write_shards(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors in the published layout: shards and their index.
+
+    A model of any size has two shards at least, so that every reader follows the index.
+    """
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items()}
+    total = sum(sizes.values())
+    limit = min(_SHARD_BYTES, int(0.6 * total))
+    parts: list[list[str]] = [[]]
+    room = limit
+    for name in sorted(state):
+        if parts[-1] and sizes[name] > room:
+            parts.append([])
+            room = limit
+        parts[-1].append(name)
+        room -= sizes[name]
+    weight_map: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        file_name = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        tensors = {name: state[name].contiguous() for name in part}
+        save_file(tensors, folder / file_name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file_name)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(folder / "model.safetensors.index.json", index)

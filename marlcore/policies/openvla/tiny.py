@@ -7,13 +7,12 @@ python -m marlcore.policies.openvla.tiny FOLDER
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from marlcore.policies.openvla.language import PAD
 from marlcore.policies.openvla.model import OpenVLA
 from marlcore.policies.openvla.prompts import BOS, SPACE, STOP, prompt_text
 from marlcore.policies.openvla.shape import FULL_SIZE, ModelShape, TowerShape, read_shape
-from marlcore.policies.openvla.tensors import Shape, write_json
+from marlcore.policies.openvla.tensors import Shape, write_json, write_shards
 
 NAME = "tiny"
 """Value of policy.pretrained_checkpoint that stands for a checkpoint made on the spot."""
@@ -67,7 +66,6 @@ def make_tiny_checkpoint(
     action_dim: int = ACTION_DIM,
     proprio_size: int = PROPRIO_SIZE,
     fine_tuned: bool = True,
-    max_shard_tensors: int = 150,
 ) -> None:
     """Write a random checkpoint in the layout of the published ones; same seed, same files.
 
@@ -79,18 +77,13 @@ def make_tiny_checkpoint(
         proprio_size: inputs of the proprio projector.
         fine_tuned: whether action head and proprio projector lie beside the weights; without them
             it is laid out like the base model.
-        max_shard_tensors: tensors in one file.
     """
     describe(folder, shape, action_dim=action_dim, proprio_size=proprio_size)
     generator = torch.Generator().manual_seed(seed)
     model = OpenVLA(shape)
     randomise(model, generator)
     state = {**model.state_dict(), **_unused(shape, generator)}
-    _write_shards(
-        folder,
-        {name: tensor.to(torch.bfloat16) for name, tensor in state.items()},
-        max_shard_tensors,
-    )
+    write_shards(folder, {name: tensor.to(torch.bfloat16) for name, tensor in state.items()})
     if fine_tuned:
         components: dict[str, nn.Module] = {
             "action_head": ActionHead(action_dim, shape.hidden_size),
@@ -204,20 +197,6 @@ def _json(tokenizer: Tokenizer) -> Any:
     import json
 
     return json.loads(tokenizer.to_str())
-
-
-def _write_shards(folder: Path, state: Mapping[str, Tensor], size: int) -> None:
-    names = sorted(state)
-    parts = [names[start : start + size] for start in range(0, len(names), size)]
-    weight_map: dict[str, str] = {}
-    for number, part in enumerate(parts, 1):
-        file_name = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        tensors = {name: state[name].contiguous() for name in part}
-        save_file(tensors, folder / file_name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(part, file_name)
-    total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_json(folder / "model.safetensors.index.json", index)
 
 
 def _unused(shape: ModelShape, generator: torch.Generator) -> dict[str, Tensor]:

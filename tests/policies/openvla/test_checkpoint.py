@@ -236,12 +236,13 @@ def test_trained_adapters_are_saved_loaded_and_merged(names: list[str], tmp_path
     with torch.no_grad():
         for number, parameter in enumerate(trained.values()):
             parameter.add_(0.05 * (1 + number % 3))
-    adapters.save(tmp_path)
+    for name in names:
+        adapters.save(name, tmp_path / name)
     x = torch.randn(len(names), 5, TINY.hidden_size)
     with torch.no_grad():
         expected = model.language_model(x, None, scope=adapters.scope(names))
     for row, name in enumerate(names):
-        place = tmp_path if len(names) == 1 else tmp_path / name
+        place = tmp_path / name
         again = random_model(device=CPU, dtype=torch.float32, shape=TINY)
         plain = again.language_model(x[row : row + 1], None)
         load_adapter(again, place)
@@ -255,7 +256,7 @@ def test_trained_adapters_are_saved_loaded_and_merged(names: list[str], tmp_path
 
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     model = random_model(device=CPU, dtype=torch.float32, shape=TINY)
-    adapters_of(model, ["shared"]).save(tmp_path)
+    adapters_of(model, ["shared"]).save("shared", tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     name = next(key for key in tensors if "layers.2.mlp.up_proj.lora_A" in key)
     save_file(

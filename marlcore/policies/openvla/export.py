@@ -1,0 +1,80 @@
+# pyright: basic
+"""A trained policy as files that other programs read: OpenVLA-OFT's layout, adapters in PEFT's.
+
+lora_adapter/                              PEFT
+action_head--N_checkpoint.pt  proprio_projector--N_checkpoint.pt
+proprio_projector_extended--N_checkpoint.pt    of a chained agent
+log_std.json                               sigma, which the published layout has no place for
+the checkpoint's other files               with `merge`: weights with the adapter merged
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+
+import torch
+
+from marlcore.policies.openvla.actors import OpenVLAActors
+from marlcore.policies.openvla.adapters import merge_adapters
+from marlcore.policies.openvla.checkpoint import Checkpoint, film_file
+from marlcore.policies.openvla.tensors import find_shards, write_json, write_shards
+
+
+def export_actors(
+    actors: OpenVLAActors, folder: Path, *, num_steps: int, source: Checkpoint | None
+) -> list[Path]:
+    """Write the actors; one folder for all agents, or `agent_0`, .. in it where they share none.
+
+    Args:
+        actors: trained.
+        folder: is made; must be empty or not exist.
+        num_steps: env steps of training, which name the component files.
+        source: the checkpoint the backbone came from; its weights with the adapter merged are
+            written too, so that the folder is a checkpoint itself. None: they are not.
+
+    Returns:
+        The folders written, one or N.
+
+    Raises:
+        ValueError: if the folder holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already and not empty; name another folder")
+    shared = actors.is_shared
+    agents = [None] if shared else list(range(actors.layout.num_agents))
+    places = [folder if agent is None else folder / f"agent_{agent}" for agent in agents]
+    for agent, place in zip(agents, places, strict=True):
+        place.mkdir(parents=True)
+        name = "shared" if agent is None else f"agent_{agent}"
+        actors.adapters.save(name, place / "lora_adapter")
+        for component, module in actors.components(0 if agent is None else agent).items():
+            state = {f"module.{k}": t.detach().cpu() for k, t in module.state_dict().items()}
+            torch.save(state, place / f"{component}--{num_steps}_checkpoint.pt")
+        log_std = actors.log_std[0 if agent is None else agent].tolist()
+        write_json(place / "log_std.json", {"log_std": log_std})
+        if source is not None:
+            _write_merged(actors, name, source, place)
+    return places
+
+
+def _write_merged(actors: OpenVLAActors, name: str, source: Checkpoint, place: Path) -> None:
+    """Write the source's tensors: of the trunk with adapter `name` merged, unused ones as found."""
+    trunk = copy.deepcopy(actors.backbone.language_model)
+    merge_adapters(trunk, only=name)
+    merged = {f"language_model.{key}": tensor for key, tensor in trunk.state_dict().items()}
+    if source.film:
+        shutil.copy(film_file(source), place)
+    else:  # an adapter that the run began with may have changed towers and projector
+        parts = actors.backbone.state_dict()
+        merged |= {key: t for key, t in parts.items() if not key.startswith("language_model.")}
+    shards = find_shards(source.folder)
+    state = {
+        key: merged[key].to("cpu", tensor.dtype) if key in merged else tensor
+        for key, tensor in shards.tensors(torch.device("cpu"))
+    }
+    write_shards(place, state)
+    for path in source.folder.glob("*.json"):
+        if path.name != "model.safetensors.index.json":
+            shutil.copy(path, place)

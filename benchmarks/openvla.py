@@ -33,6 +33,7 @@ from benchmarks import _report
 from marlcore.config import OpenVLAConfig
 from marlcore.envs.protocol import ActionSpec, EnvSpec
 from marlcore.policies.beliefs import EstimateBeliefs, no_beliefs
+from marlcore.policies.layout import Kept
 from marlcore.policies.openvla import OpenVLAActors, build_actors, random_model
 from marlcore.policies.openvla.shape import FULL_SIZE, ModelShape, TowerShape, tower_shapes
 from marlcore.policies.openvla.tiny import TINY, describe
@@ -132,7 +133,7 @@ class Bench:
 def make_bench(
     shape: ModelShape,
     device: torch.device,
-    num_kept: int,
+    num_envs: int,
     dtype: torch.dtype | None = None,
     **settings: Any,
 ) -> Bench:
@@ -159,7 +160,7 @@ def make_bench(
             config,
             spec,
             uses_beliefs=True,
-            num_kept=num_kept,
+            kept=Kept(4 * num_envs, num_envs),
             generator=torch.Generator().manual_seed(0),
             device=device,
             backbone=random_model(device=device, dtype=dtype, shape=shape),
@@ -280,7 +281,7 @@ def memory() -> None:
     costs: list[int] = []
     for layers in (1, 2):
         shape = dataclasses.replace(FULL_SIZE, num_hidden_layers=layers)
-        bench = make_bench(shape, cpu, num_kept=1, dtype=torch.bfloat16)
+        bench = make_bench(shape, cpu, num_envs=1, dtype=torch.bfloat16)
         store = bench.actors.sight.store
         serials = store.put(torch.zeros(NUM_IMAGES, shape.num_patches, shape.feature_size))
         beliefs = torch.zeros(1, NUM_AGENTS, bench.actors.layout.belief_size)
@@ -325,7 +326,7 @@ def main() -> None:
     default = "1,4,8,16" if device.type == "cuda" else "1,4,8"
     batches = [int(part) for part in (options.batches or default).split(",")]
     gpu = f" on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    bench = make_bench(shape, device, num_kept=4 * max(batches))
+    bench = make_bench(shape, device, num_envs=max(batches))
     image = f"{image_flops(shape) / 1e12:.3g} TFLOP an image"
     per_pass = f"{pass_flops(shape, bench.actors.num_tokens) / 1e12:.4g} TFLOP a pass"
     _report.say(f"{name}{gpu}: {bench.actors.num_tokens} tokens, {per_pass}, {image}")

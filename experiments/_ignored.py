@@ -216,10 +216,10 @@ IMPOSSIBLE = (
     ),
     Rule(
         (),
-        lambda config: _vla(config, cache_boundary=True) and _belief(config) is not None,
-        "policy.cache_boundary=true keeps the proprio projectors as they are, and then beliefs "
+        lambda config: _vla(config, train_proprio_projector=False) and _belief(config) is not None,
+        "policy.train_proprio_projector=false keeps the weights of beliefs at zero, so that they "
         "have no effect on the actors",
-        "set policy.cache_boundary=false, or algorithm.ablation=gae_only",
+        "set policy.train_proprio_projector=true, or algorithm.ablation=gae_only",
     ),
     Rule(
         (),

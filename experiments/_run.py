@@ -30,6 +30,7 @@ from marlcore.config_errors import parse_config
 from marlcore.envs import EnvSpec, VectorEnv, make_vector_env
 from marlcore.evaluation import EvaluationResult, evaluate, record_video
 from marlcore.policies.build import PolicyNeeds, build_policy
+from marlcore.policies.layout import Kept
 from marlcore.policies.protocol import Policy
 from marlcore.recording import MemoryRecorder, Recorder
 from marlcore.rng import NoiseSource, make_generator
@@ -124,13 +125,14 @@ def run(
     return result
 
 
-def num_kept_observations(config: ExperimentConfig) -> int:
-    """How many observations of all agents a rollout holds: decisions, ends of episodes, history."""
+def kept_in_a_rollout(config: ExperimentConfig) -> Kept:
+    """Return how many observations a rollout holds: decisions, ends of episodes, history."""
     env, training = config.env, config.training
     executed = env.executed_length or env.num_actions_chunk
     steps = training.num_steps_per_rollout
     ends = -(-steps * executed // env.max_episode_steps) + 1
-    return training.num_envs * (steps + ends + env.history_length)
+    observations = training.num_envs * (steps + ends + env.history_length)
+    return Kept(observations, training.num_envs)
 
 
 def build_trainer(
@@ -145,7 +147,7 @@ def build_trainer(
     training = config.training
     algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
     actions, shuffle = (make_generator(config.seed, name) for name in ("actions", "minibatches"))
-    kept = num_kept_observations(config)
+    kept = kept_in_a_rollout(config)
     policy = _policy(config, env.spec, algorithm.needs, shuffle, device, kept)
     return Trainer(
         config=training,
@@ -175,7 +177,7 @@ def _policy(
     needs: PolicyNeeds,
     shuffle: torch.Generator,
     device: torch.device,
-    num_kept: int,
+    kept: Kept,
 ) -> Policy:
     return build_policy(
         config.policy,
@@ -184,7 +186,7 @@ def _policy(
         initialisation=make_generator(config.seed, "initialisation"),
         shuffle=shuffle,
         device=device,
-        num_kept=num_kept,
+        kept=kept,
     )
 
 
@@ -289,7 +291,7 @@ def load_policy(checkpoint: Path, env: VectorEnv) -> tuple[Policy, TrainState]:
     config, device = _settings_of(checkpoint)
     state = load_checkpoint(checkpoint, device)
     algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
-    kept = env.num_envs * (config.env.history_length + 1)
+    kept = Kept(env.num_envs * (config.env.history_length + 1), env.num_envs)
     policy = _policy(config, env.spec, algorithm.needs, torch.Generator(), device, kept)
     policy.load_state_dict(state.policy, strict=True)
     return policy, state

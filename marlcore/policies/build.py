@@ -16,12 +16,14 @@ from marlcore.policies.critics import (
     CriticSource,
     LightweightCentralizedCritic,
 )
+from marlcore.policies.layout import Kept
 from marlcore.policies.mlp import GaussianHead, MLPActors
 from marlcore.policies.policy import MultiAgentPolicy
 from marlcore.policies.protocol import Actors, Beliefs, Policy
 from marlcore.policies.tiny import tiny_actors
 
 _CPU = torch.device("cpu")
+_ONE = Kept(num_observations=1, num_envs=1)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def build_policy(
     initialisation: torch.Generator,
     shuffle: torch.Generator,
     device: torch.device = _CPU,
-    num_kept: int = 1,
+    kept: Kept = _ONE,
 ) -> Policy:
     """Build the policy; its weights depend on `initialisation` (and a checkpoint) alone.
 
@@ -59,7 +61,7 @@ def build_policy(
         initialisation: of weights.
         shuffle: orders what learned beliefs learn from.
         device: where it will run; large models are loaded there directly.
-        num_kept: observations of a rollout, for actors that keep what they computed of them.
+        kept: for actors that keep what they computed of a rollout's observations.
 
     Raises:
         ValueError: if the critic reads proprio and the environment has none, or a checkpoint does
@@ -73,7 +75,7 @@ def build_policy(
             config,
             spec,
             uses_beliefs=uses_beliefs,
-            num_kept=num_kept,
+            kept=kept,
             generator=initialisation,
             device=device,
         )

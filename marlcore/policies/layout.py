@@ -18,6 +18,16 @@ from marlcore.rng import NoiseSource
 
 
 @dataclass(frozen=True)
+class Kept:
+    """How much of what actors compute a rollout keeps."""
+
+    num_observations: int
+    """Observations of all agents: of decisions, ends of episodes and the history before."""
+    num_envs: int
+    """E: environments that decide at once."""
+
+
+@dataclass(frozen=True)
 class ChunkLayout:
     """Action chunks of N agents, padded to the widest agent."""
 

@@ -85,6 +85,7 @@ class Adapters:
         for layer in _layers(trunk):
             layer.set_adapter(list(self._names))
             self._initialise(layer, generator)
+            layer.cast_input_dtype_enabled = False  # autocast rounds the weights instead
             layer.register_forward_pre_hook(self._tell_rows, with_kwargs=True)
 
     def scope(self, rows: Sequence[str]) -> Scope:

@@ -18,6 +18,7 @@ from torch import nn
 
 from marlcore.config import OpenVLAConfig
 from marlcore.envs.protocol import EnvSpec
+from marlcore.policies.layout import Kept
 from marlcore.policies.mlp import GaussianHead
 from marlcore.policies.openvla import checkpoint as files
 from marlcore.policies.openvla import tiny
@@ -38,7 +39,7 @@ def build_actors(
     spec: EnvSpec,
     *,
     uses_beliefs: bool,
-    num_kept: int,
+    kept: Kept,
     generator: torch.Generator,
     device: torch.device,
     backbone: OpenVLA | None = None,
@@ -49,7 +50,7 @@ def build_actors(
         config: of the policy.
         spec: of the environment.
         uses_beliefs: whether agents are chained.
-        num_kept: observations of all agents that a rollout keeps.
+        kept: how much a rollout keeps.
         generator: of whatever is fresh.
         device: where the backbone goes, directly.
         backbone: instead of the checkpoint's weights, which are then not looked for.
@@ -65,7 +66,7 @@ def build_actors(
         )
     with pretrained(config.pretrained_checkpoint, spec) as name:
         found = config.model_copy(update={"pretrained_checkpoint": name})
-        return _from_folder(found, spec, uses_beliefs, num_kept, generator, device, backbone)
+        return _from_folder(found, spec, uses_beliefs, kept, generator, device, backbone)
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def _from_folder(
     config: OpenVLAConfig,
     spec: EnvSpec,
     uses_beliefs: bool,
-    num_kept: int,
+    kept: Kept,
     generator: torch.Generator,
     device: torch.device,
     backbone: OpenVLA | None,
@@ -96,15 +97,16 @@ def _from_folder(
     names = ["shared"] if copies == 1 else [f"agent_{agent}" for agent in range(copies)]
     proprio, action = _quantiles(config, opened, spec, head.action_dim)
     num_images = _images_per_observation(spec)
-    span = num_images * num_kept
-    spare = 4 * spec.num_agents * num_images * max(1, num_kept // 64) + 64
+    span = num_images * kept.num_observations
+    spare = 4 * num_images * kept.num_envs * spec.observation_shapes["images"][1]
     patches = (opened.shape.num_patches, opened.shape.feature_size)
     prompts = _prompts(config, opened, spec, head.action_dim).to(device)
     boundaries = None
     if config.cache_boundary:
         num_inserted = 1 + _views_with_history(spec) * opened.shape.num_patches
         row = (num_inserted + prompts.ids.shape[1], opened.shape.hidden_size)
-        boundaries = _store(config, spec.num_agents * 2 * num_kept, row, model.dtype)
+        capacity = spec.num_agents * 2 * kept.num_observations
+        boundaries = _store(config, capacity, row, model)
     parts = Parts(
         model=model,
         fingerprint=files.fingerprint(model),
@@ -119,7 +121,7 @@ def _from_folder(
         log_std=GaussianHead(
             config.initial_log_std, config.learn_std, config.min_log_std, config.max_log_std
         ),
-        store=_store(config, span + spare, patches, model.dtype),
+        store=_store(config, span + spare, patches, model),
         boundaries=boundaries,
     )
     actors = OpenVLAActors(
@@ -136,15 +138,18 @@ def _from_folder(
         for module in (actors.proprio_projectors, actors.proprio_projectors_extended):
             module.requires_grad_(False)
     actors = actors.to(device)
-    return actors, _notes(config, actors, parts, num_images, num_kept, fresh)
+    return actors, _notes(actors, parts, num_images, kept, fresh)
 
 
-def _store(
-    config: OpenVLAConfig, capacity: int, row: tuple[int, ...], dtype: torch.dtype
-) -> RowStore:
-    folder = None if config.feature_folder is None else Path(config.feature_folder)
-    limit = config.feature_memory_gib
-    return RowStore(capacity, row, dtype, memory_limit_gib=limit, folder=folder)
+def _store(config: OpenVLAConfig, capacity: int, row: tuple[int, ...], model: OpenVLA) -> RowStore:
+    return RowStore(
+        capacity,
+        row,
+        model.dtype,
+        memory_limit_gib=config.feature_memory_gib,
+        folder=None if config.feature_folder is None else Path(config.feature_folder),
+        gpu=model.device if model.device.type == "cuda" else None,
+    )
 
 
 def _backbone(config: OpenVLAConfig, opened: files.Checkpoint, device: torch.device) -> OpenVLA:
@@ -254,36 +259,32 @@ def _views_with_history(spec: EnvSpec) -> int:
 
 
 def _notes(
-    config: OpenVLAConfig,
     actors: OpenVLAActors,
     parts: Parts,
     num_images: int,
-    num_kept: int,
+    kept: Kept,
     fresh: list[str],
 ) -> tuple[str, ...]:
     backbone, trained = _count(actors.backbone, False), _count(actors, True)
     kind = str(actors.backbone.dtype).removeprefix("torch.")
     size = sum(p.numel() * p.itemsize for p in actors.backbone.parameters()) / GIB
-    padded = actors.prompts.visible is not None
-    return (
+    padding = "" if actors.prompts.visible is None else " (prompts of unequal length: padded)"
+    notes = [
         f"backbone: {backbone / 1e6:,.1f} M parameters, {kind}, {size:.2f} GiB, frozen; "
         f"trained: {trained / 1e6:,.2f} M",
         f"fresh: {', '.join(fresh) or 'nothing but adapters and critics'}",
-        f"tokens a pass: {actors.num_tokens}"
-        + (" (prompts of unequal length: padded)" if padded else ""),
-        f"image features: {num_images} new pictures a decision, {num_kept:,} decisions, "
-        + _place(config, parts.store),
-        *(
-            [f"inputs of layer {parts.adapters.first_layer}: " + _place(config, parts.boundaries)]
-            if parts.boundaries is not None
-            else []
-        ),
-    )
+        f"tokens a pass: {actors.num_tokens}{padding}",
+        f"image features: {num_images} new pictures a decision, "
+        f"{kept.num_observations:,} decisions, {_place(parts.store)}",
+    ]
+    if parts.boundaries is not None:
+        layer = parts.adapters.first_layer
+        notes.append(f"inputs of layer {layer}: {_place(parts.boundaries)}")
+    return tuple(notes)
 
 
-def _place(config: OpenVLAConfig, store: RowStore) -> str:
-    place = config.feature_folder or tempfile.gettempdir() if store.on_disk else "memory"
-    return f"{store.num_bytes / GIB:.2f} GiB in {place}"
+def _place(store: RowStore) -> str:
+    return f"{store.num_bytes / GIB:.2f} GiB in {store.place}"
 
 
 def _count(module: nn.Module, trained: bool) -> int:

@@ -16,7 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from marlcore.policies.openvla.memory import free_bytes
+
 GIB = 1024**3
+_GPU_SHARE = 0.1
+"""Rows that take no more of a GPU's free memory than this stay there."""
 _CPU = torch.device("cpu")
 
 
@@ -29,6 +33,7 @@ class RowStore:
         dtype: of all.
         memory_limit_gib: above it the rows lie in a file that disappears with the process.
         folder: where that file is made; None: the system's temporary folder.
+        gpu: keeps rows that take little of its memory itself; None: there is none.
     """
 
     def __init__(
@@ -39,11 +44,15 @@ class RowStore:
         *,
         memory_limit_gib: float,
         folder: Path | None = None,
+        gpu: torch.device | None = None,
     ) -> None:
         shape = (capacity, *row_shape)
         self.num_bytes = math.prod(shape) * dtype.itemsize
-        self.on_disk = self.num_bytes > memory_limit_gib * GIB
-        if self.on_disk:
+        on_gpu = gpu is not None and self.num_bytes <= _GPU_SHARE * free_bytes(gpu)
+        self.on_disk = not on_gpu and self.num_bytes > memory_limit_gib * GIB
+        if on_gpu:
+            self._rows = torch.empty(shape, dtype=dtype, device=gpu)
+        elif self.on_disk:
             self._rows = _mapped(self.num_bytes, dtype, folder).view(shape)
         else:
             self._rows = torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
@@ -55,10 +64,16 @@ class RowStore:
         """Rows kept."""
         return self._rows.shape[0]
 
+    @property
+    def place(self) -> str:
+        """Where the rows are, for people."""
+        return "a file" if self.on_disk else "memory" if self._rows.is_cpu else "GPU memory"
+
     def put(self, rows: Tensor) -> Tensor:
         """Keep rows [R, ...]; return their serial numbers [R], on the CPU."""
         serials = torch.arange(self.next_serial, self.next_serial + rows.shape[0])
-        self._rows[serials % self.capacity] = rows.to("cpu", self._rows.dtype)
+        places = (serials % self.capacity).to(self._rows.device)
+        self._rows[places] = rows.to(self._rows)
         self.next_serial += rows.shape[0]
         return serials
 
@@ -76,7 +91,8 @@ class RowStore:
             raise RuntimeError(
                 f"row {int(wanted.min())} is gone: {self.capacity} are kept, {oldest} is the oldest"
             )
-        rows = self._rows[wanted % self.capacity].to(device, non_blocking=True)
+        places = (wanted % self.capacity).to(self._rows.device)
+        rows = self._rows[places].to(device, non_blocking=True)
         return rows.unflatten(0, serials.shape) if serials.ndim != 1 else rows
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from marlcore.algorithms import PPOUpdater
 from marlcore.distributions import Gaussian
+from marlcore.policies.layout import Kept
 from marlcore.policies.openvla import OpenVLAActors
 from marlcore.policies.openvla.checkpoint import load_action_head, open_checkpoint
 from marlcore.policies.openvla.tiny import make_tiny_checkpoint
@@ -29,6 +32,7 @@ from tests.policies.openvla.helpers import (
 )
 
 SHARING = [True, False]
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "openvla" / "a56"
 
 
 def first_update(name: str, **sections: Any) -> dict[str, float]:
@@ -507,7 +511,7 @@ def test_statistics_that_nobody_measured_are_refused(tmp_path: Any) -> None:
             policy,
             unmeasured,
             uses_beliefs=False,
-            num_kept=4,
+            kept=Kept(4, 1),
             generator=torch.Generator(),
             device=CPU,
         )
@@ -561,3 +565,26 @@ def test_a_compiled_trunk_chooses_the_same_actions() -> None:
     assert compiled.actors._compiled is not None
     actions = compiled.get_actions(observations)
     torch.testing.assert_close(actions, plain.get_actions(observations), rtol=1e-4, atol=1e-4)
+
+
+def test_with_film_an_agent_sees_with_its_own_prompt(tmp_path: Any) -> None:
+    for path in (GOLDEN / "checkpoint").iterdir():
+        if not path.name.startswith(("action_head", "proprio_projector")):
+            shutil.copy(path, tmp_path)  # its proprio is 8 wide, the fake environment's 2
+    shutil.copy(GOLDEN / "vision_backbone_film--5000_checkpoint.pt", tmp_path)
+    config = vla_config("acppo", policy={"pretrained_checkpoint": str(tmp_path)})
+    policy, actors, observations = build(config)
+    assert actors.backbone.vision_backbone.film
+    same = {
+        **observations,
+        "images": observations["images"][:, :1].expand_as(observations["images"]),
+    }
+    serials = actors.encode(same)["images"]
+    features = actors.sight.store.get(serials, CPU)
+    assert not torch.allclose(features[:, 0], features[:, 1])
+    assert actors.sight.black().shape[0] == 2
+    before = actors.sight.cache.num_encoded
+    decision = policy.get_actions_and_values(same)
+    assert actors.sight.cache.num_encoded == before
+    evaluation = policy.evaluate_actions(decision.inputs, decision.actions)
+    torch.testing.assert_close(evaluation.log_probs, decision.log_probs, rtol=1e-4, atol=1e-4)

@@ -75,6 +75,9 @@ def test_the_documented_refusal_is_what_is_printed() -> None:
     assert done.stderr.strip() == answer
 
 
-def test_the_python_of_the_readme_runs() -> None:
-    for code in re.findall(r"```python\n(.*?)```", README, re.S):
+def test_the_python_of_the_pages_runs() -> None:
+    texts = [page.read_text() for page in PAGES]
+    codes = [code for text in texts for code in re.findall(r"```python\n(.*?)```", text, re.S)]
+    assert len(codes) == 2
+    for code in codes:
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

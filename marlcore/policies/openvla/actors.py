@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -230,51 +231,46 @@ class OpenVLAActors(Actors):
         names = ["shared" if self._share else f"agent_{agent}" for agent in picked] * num_rows
         extras: Inputs = {}
         trunk, first = self.backbone.language_model, self._first_layer
-        with self._autocast():
+        scope = partial(self.adapters.scope, names)
+        token = self._proprio_token(inputs["proprio"], beliefs, picked, observer)
+        with self._autocast(), scope():
             if "boundary" in inputs and self._boundaries is not None:
                 below = self._boundaries.get(inputs["boundary"][:, picked], device).flatten(0, 1)
             else:
-                below = self._below(inputs, beliefs, picked, observer, prompts)
+                below = self._below(inputs["images"], token, picked, observer, prompts)
             visible = prompts.visible_among(below.shape[1])
             if self._boundaries is not None and "boundary" not in inputs:
                 below = trunk(below, visible, layers=slice(0, first))
                 serials = self._boundaries.put(below).view(num_rows, -1)
                 extras["boundary"] = serials.to(device)
-            use_compiled = self._compiled is not None and not torch.is_grad_enabled()
-            hidden = (self._compiled if use_compiled else trunk)(  # pyright: ignore[reportOptionalCall]
-                below,
-                visible,
-                layers=slice(first, None),
-                recompute=self.recompute,
-                scope=self.adapters.scope(names),
-            )
+            if self._compiled is not None and not torch.is_grad_enabled():
+                hidden = self._compiled(below, visible, layers=slice(first, None))
+            else:
+                upper, again = slice(first, None), self.recompute
+                hidden = trunk(below, visible, layers=upper, recompute=again, scope=scope)
         if self._pooled:
             pooled = self._pool(hidden, visible).unflatten(0, (num_rows, -1))
             extras["hidden"] = torch.cat([pooled, self.features(inputs)[:, picked]], dim=-1)
         action_hidden = self.backbone.action_hidden(hidden, prompts).float()
         normalised = self._heads_of(action_hidden.unflatten(0, (num_rows, -1)), picked)
         actions = self._action.unnormalise(normalised)[..., : self.layout.width]
-        log_std = self.log_std.clamp(*self._log_std_bounds)
+        log_std = self._bounded_log_std()
         log_std = log_std.expand(len(picked), -1) if self._share else log_std[picked]
         distribution = self.layout.from_outputs(actions.flatten(2), log_std, agents=picked)
         return distribution, extras
 
     def _below(
         self,
-        inputs: Inputs,
-        beliefs: Tensor | None,
+        serials: Tensor,
+        token: Tensor,
         agents: list[int],
         observer: int | None,
         prompts: Prompts,
     ) -> Tensor:
-        """Return what goes into the trunk, [E * n, L, H']."""
-        features = self.sight.features(
-            inputs["images"][:, agents], agents, seen_by_all=observer is not None
-        )
-        token = self._proprio_token(inputs["proprio"], beliefs, agents, observer)
-        return self.backbone.assemble(
-            features.flatten(2, 3).flatten(0, 1), token.flatten(0, 1), prompts
-        )
+        """Return what goes into the trunk, [E * n, L, H'], from images and proprio tokens."""
+        features = self.sight.features(serials[:, agents], agents, seen_by_all=observer is not None)
+        features = features.flatten(2, 3).flatten(0, 1)
+        return self.backbone.assemble(features, token.flatten(0, 1), prompts)
 
     def _proprio_token(
         self, proprio: Tensor, beliefs: Tensor | None, agents: list[int], observer: int | None
@@ -299,6 +295,10 @@ class OpenVLAActors(Actors):
             return self.heads[0](action_hidden.flatten(0, 1)).unflatten(0, action_hidden.shape[:2])
         rows = [self.heads[agent](action_hidden[:, i]) for i, agent in enumerate(agents)]
         return torch.stack(rows, dim=1)
+
+    def _bounded_log_std(self) -> Tensor:
+        """Clamp it, and let the gradient through: beyond a bound it could never come back else."""
+        return self.log_std + (self.log_std.clamp(*self._log_std_bounds) - self.log_std).detach()
 
     def _normalised(self, proprio: Tensor) -> Tensor:
         return self._proprio.normalise(proprio).float()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from marlcore.policies.openvla.checkpoint import is_unused
 from marlcore.policies.openvla.folder import read_json
-from marlcore.policies.openvla.language import LanguageModel, Scope
+from marlcore.policies.openvla.language import LanguageModel
 from marlcore.policies.openvla.model import OpenVLA
 from marlcore.policies.openvla.tensors import faults, read_safetensors, shapes_of, write_json
 
@@ -88,19 +88,14 @@ class Adapters:
             layer.cast_input_dtype_enabled = False  # autocast rounds the weights instead
             layer.register_forward_pre_hook(self._tell_rows, with_kwargs=True)
 
-    def scope(self, rows: Sequence[str]) -> Scope:
-        """Return a context in which row i of a batch passes through adapter rows[i]."""
-        wanted = list(rows)
-
-        @contextmanager
-        def own_rows() -> Generator[None]:
-            before, self._rows = self._rows, wanted
-            try:
-                yield
-            finally:
-                self._rows = before
-
-        return own_rows
+    @contextmanager
+    def scope(self, rows: Sequence[str]) -> Generator[None]:
+        """While it lasts, row i of a batch passes through adapter rows[i]."""
+        before, self._rows = self._rows, list(rows) if len(self._names) > 1 else None
+        try:
+            yield
+        finally:
+            self._rows = before
 
     def save(self, name: str, folder: Path) -> None:
         """Write adapter `name` in PEFT's layout; nothing where no layer is adapted."""
@@ -122,7 +117,7 @@ class Adapters:
 
     def _tell_rows(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         del layer
-        if self._rows is None or len(set(self._names)) == 1:
+        if self._rows is None:  # one adapter for all
             return None
         return args, {**kwargs, "adapter_names": self._rows}
 

@@ -68,7 +68,7 @@ class LanguageModel(nn.Module):
             visible: [B, L] bool, False at padding; None where there is none.
             layers: which of them.
             recompute: keep nothing but each layer's input for the backward pass.
-            scope: context that each layer runs in, also when it is run again.
+            scope: what a layer needs when it is run again, as it was around this call.
         """
         model = self.model
         mask = None if visible is None else visible[:, None, None, :]
@@ -76,12 +76,12 @@ class LanguageModel(nn.Module):
         rotation = model.rotary_emb(x, position_ids=positions)
 
         def run(layer: nn.Module, x: Tensor) -> Tensor:
-            with scope():
-                return layer(x, attention_mask=mask, position_embeddings=rotation, is_causal=False)
+            return layer(x, attention_mask=mask, position_embeddings=rotation, is_causal=False)
 
         for layer in model.layers[layers]:
             if recompute and torch.is_grad_enabled():
-                x = checkpoint(run, layer, x, use_reentrant=False)
+                again = lambda: (nullcontext(), scope())  # noqa: E731 - called by checkpoint alone
+                x = checkpoint(run, layer, x, use_reentrant=False, context_fn=again)
             else:
                 x = run(layer, x)
         return model.norm(x) if layers.stop is None else x

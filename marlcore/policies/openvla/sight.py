@@ -93,7 +93,15 @@ class Sight:
         if self._film:
             rows = torch.tensor([int(str(agent)) for agent in keys], device=device)
             language = self._backbone.instruction(self._prompts.to(device).rows(rows))
-        return self._backbone.image_features(pixels, language)
+        # On a CPU one by one: a picture's features then depend on nothing that is seen with it.
+        size = 1 if device.type == "cpu" else len(pixels)
+        parts = [
+            self._backbone.image_features(
+                pixels[i : i + size], None if language is None else language[i : i + size]
+            )
+            for i in range(0, len(pixels), size)
+        ]
+        return torch.cat(parts)
 
     def black(self) -> Tensor:
         """Return features of the black image, [1, V, F]; with FiLM of each agent, [N, V, F]."""

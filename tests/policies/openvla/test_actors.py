@@ -246,6 +246,9 @@ def test_log_std_stays_between_floor_and_ceiling() -> None:
         distribution = policy.actors.act(inputs, None)[0]
         assert isinstance(distribution, Gaussian)
         torch.testing.assert_close(distribution.std, torch.full_like(distribution.std, bound).exp())
+        distribution.std.sum().backward()  # it can come back
+    assert policy.actors.log_std.grad is not None
+    assert torch.all(policy.actors.log_std.grad > 0)
 
 
 @pytest.mark.parametrize("entry", [0, 1])
@@ -369,6 +372,14 @@ def test_cached_equals_uncached_and_batched_equals_single(share: bool, critic: s
         torch.testing.assert_close(one_by_one, getattr(together, name), rtol=1e-4, atol=1e-4)
     for name, gradient in gradients(policy).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_picture_s_features_do_not_depend_on_what_is_seen_with_it() -> None:
+    """So a resumed run, which encodes the frames of two decisions at once, gives the same bits."""
+    _, actors, observations = build(vla_config("mappo"))
+    images = observations["images"].flatten(0, 3)
+    together = actors.sight.encode(images, [None] * len(images))
+    assert torch.equal(actors.sight.encode(images[3:4], [None]), together[3:4])
 
 
 def test_kept_features_are_those_of_the_pictures() -> None:
@@ -559,11 +570,14 @@ def test_nothing_below_a_kept_boundary_may_be_trained() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, in what it compiles with
-def test_a_compiled_trunk_chooses_the_same_actions() -> None:
-    plain, _, observations = build(vla_config("acppo"))
-    compiled, _, _ = build(vla_config("acppo", policy={"compile": True}))
+@pytest.mark.parametrize("share", SHARING)
+def test_a_compiled_trunk_chooses_the_same_actions(share: bool) -> None:
+    plain, _, observations = build(vla_config("acppo", policy={"share_policy": share}))
+    compiled, _, _ = build(vla_config("acppo", policy={"share_policy": share, "compile": True}))
     assert compiled.actors._compiled is not None
     actions = compiled.get_actions(observations)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert torch.equal(compiled.get_actions(observations), actions)
     torch.testing.assert_close(actions, plain.get_actions(observations), rtol=1e-4, atol=1e-4)
 
 

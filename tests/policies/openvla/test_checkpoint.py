@@ -239,8 +239,8 @@ def test_trained_adapters_are_saved_loaded_and_merged(names: list[str], tmp_path
     for name in names:
         adapters.save(name, tmp_path / name)
     x = torch.randn(len(names), 5, TINY.hidden_size)
-    with torch.no_grad():
-        expected = model.language_model(x, None, scope=adapters.scope(names))
+    with torch.no_grad(), adapters.scope(names):
+        expected = model.language_model(x, None)
     for row, name in enumerate(names):
         place = tmp_path / name
         again = random_model(device=CPU, dtype=torch.float32, shape=TINY)

@@ -66,6 +66,7 @@ class Bench:
     shape: ModelShape
     device: torch.device
     rng: np.random.Generator
+    optimiser: torch.optim.Optimizer
     frames: dict[int, Tensor]
     """Newest frames by number of environments."""
 
@@ -114,20 +115,24 @@ class Bench:
                 self.naive_pass(observations, row, agent, belief, observer=None)
 
     def update(self, inputs: Inputs, size: int) -> None:
-        """Forward and backward of some rows, in microbatches."""
+        """One optimiser step on some rows, forward and backward in microbatches."""
+        self.optimiser.zero_grad()
         for start in range(0, len(inputs["proprio"]), size):
             rows = {name: tensor[start : start + size] for name, tensor in inputs.items()}
             distribution, _ = self.actors.act(rows, rows["beliefs"])
             distribution.log_prob(rows["actions"] + 0.1).sum().backward()
+        self.optimiser.step()
 
     def naive_update(self, observations: Inputs, inputs: Inputs) -> None:
-        """The same rows, one agent and one sample at a time."""
+        """The same step, one agent and one sample at a time."""
+        self.optimiser.zero_grad()
         for row in range(len(inputs["proprio"])):
             for agent in range(NUM_AGENTS):
                 belief = inputs["beliefs"][row : row + 1]
                 distribution = self.naive_pass(observations, row, agent, belief, None)
                 actions = inputs["actions"][row : row + 1, agent : agent + 1]
                 distribution.log_prob(actions + 0.1).sum().backward()
+        self.optimiser.step()
 
 
 def make_bench(
@@ -167,7 +172,9 @@ def make_bench(
         )
     for line in notes:
         _report.say(line)
-    return Bench(actors, shape, device, np.random.default_rng(0), {})
+    trained = [parameter for parameter in actors.parameters() if parameter.requires_grad]
+    adam = torch.optim.Adam(trained, lr=1e-6)
+    return Bench(actors, shape, device, np.random.default_rng(0), adam, {})
 
 
 def tower_flops(tower: TowerShape, num_patches: int) -> float:
@@ -243,8 +250,11 @@ def measure(bench: Bench, batch: int, rounds: int) -> list[_report.Row]:
     with torch.no_grad():
         inputs = bench.decide(observations)
     actors.microbatch.zero_()
-    size = actors.microbatch_size(inputs)
+    size = actors.microbatch_size(inputs, None, 0)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     update_s = seconds(lambda: bench.update(inputs, size), device, rounds)
+    update_memory = f"{peak_memory_gib(device):.1f} GiB"
     naive_update_s = seconds(
         lambda: bench.naive_update(observations, inputs), device, max(1, rounds // 2)
     )
@@ -263,42 +273,37 @@ def measure(bench: Bench, batch: int, rounds: int) -> list[_report.Row]:
     tokens = f"{rate:.3g} passes/s, {rate * num_tokens:.3g} tokens/s"
     update = f"LoRA update, microbatch {size}{recompute}"
     updated = f"{update_rate:.3g} samples/s, {share(update_rate, 2 * flops)}"
-    memory = f"{peak_memory_gib(device):.1f} GiB"
     rows = [
         _report.Row("passes without gradient", f"{tokens}, {share(rate, flops)}", "-", "-"),
         _report.Row(update, updated, "-", "-"),
         against("joint decisions of ACPPO, pictures included", decide_s, naive_s),
         against("rows of an epoch, both agents", update_s, naive_update_s),
-        _report.Row("peak memory so far", memory, "-", "-"),
+        _report.Row("highest memory of the update", update_memory, "-", "-"),
     ]
     where = f"{batch} environment{'s' * (batch > 1)}"
     return [_report.Row(f"{r.measurement}, {where}", r.ours, r.peer, r.ratio) for r in rows]
 
 
 def memory() -> None:
-    """Print what one row of the 7B update keeps, from models of one and two of its layers."""
-    cpu, depth = torch.device("cpu"), FULL_SIZE.num_hidden_layers
-    costs: list[int] = []
-    for layers in (1, 2):
-        shape = dataclasses.replace(FULL_SIZE, num_hidden_layers=layers)
-        bench = make_bench(shape, cpu, num_envs=1, dtype=torch.bfloat16)
-        store = bench.actors.sight.store
-        serials = store.put(torch.zeros(NUM_IMAGES, shape.num_patches, shape.feature_size))
-        beliefs = torch.zeros(1, NUM_AGENTS, bench.actors.layout.belief_size)
-        row = {
-            "images": serials.expand(1, NUM_AGENTS, -1),
-            "proprio": torch.zeros(1, NUM_AGENTS, HISTORY, PROPRIO),
-            "beliefs": beliefs,
-        }
-        costs.append(bench.actors.row_cost(row).kept_bytes)
-    per_layer, layer_input = costs[1] - costs[0], NUM_AGENTS * bench.actors.num_tokens * 4096 * 2
-    around = costs[0] - per_layer
+    """Print what one row of the 7B update keeps, from a model of one of its layers."""
+    shape = dataclasses.replace(FULL_SIZE, num_hidden_layers=1)
+    bench = make_bench(shape, torch.device("cpu"), num_envs=1, dtype=torch.bfloat16)
+    actors, depth = bench.actors, FULL_SIZE.num_hidden_layers
+    nothing = torch.zeros(NUM_IMAGES, shape.num_patches, shape.feature_size)
+    serials = actors.sight.store.put(nothing)
+    row = {
+        "images": serials.expand(1, NUM_AGENTS, -1),
+        "proprio": torch.zeros(1, NUM_AGENTS, HISTORY, PROPRIO),
+        "beliefs": torch.zeros(1, NUM_AGENTS, actors.layout.belief_size),
+    }
+    cost = dataclasses.replace(actors.row_cost(row), num_layers=depth)
+    upper = dataclasses.replace(cost, num_layers=8)
     rows = [
-        ("a layer", per_layer),
-        ("around the layers", around),
-        (f"all {depth} layers, everything kept", around + depth * per_layer),
-        ("8 upper layers alone (proprio projectors frozen)", around + 8 * per_layer),
-        ("all layers, computed again (checkpointing)", around + depth * layer_input + per_layer),
+        ("a layer", cost.layer),
+        ("around the layers", cost.around),
+        (f"all {depth} layers, everything kept", cost.kept),
+        ("8 upper layers alone (proprio projectors frozen)", upper.kept),
+        ("all layers, computed again (checkpointing)", cost.recomputed),
     ]
     cells = [(name, f"{size / 2**30:.3f} GiB") for name, size in rows]
     _report.print_table(("kept by one row, both agents, bfloat16", "memory"), cells)
@@ -313,6 +318,7 @@ def main() -> None:
     parser.add_argument("--batches", default="", help="environments, for example 1,4,16")
     parser.add_argument("--rounds", type=int, default=5, help="the fastest of so many counts")
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU (1)")
+    parser.add_argument("--compile", action="store_true", help="with policy.compile=true")
     parser.add_argument("--memory", action="store_true", help="activations of the 7B update")
     parser.add_argument("--markdown", action="store_true", help="rows for docs/BENCHMARKS.md")
     options = parser.parse_args()
@@ -326,7 +332,7 @@ def main() -> None:
     default = "1,4,8,16" if device.type == "cuda" else "1,4,8"
     batches = [int(part) for part in (options.batches or default).split(",")]
     gpu = f" on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    bench = make_bench(shape, device, num_envs=max(batches))
+    bench = make_bench(shape, device, num_envs=max(batches), compile=options.compile)
     image = f"{image_flops(shape) / 1e12:.3g} TFLOP an image"
     per_pass = f"{pass_flops(shape, bench.actors.num_tokens) / 1e12:.4g} TFLOP a pass"
     _report.say(f"{name}{gpu}: {bench.actors.num_tokens} tokens, {per_pass}, {image}")

@@ -22,8 +22,8 @@ from experiments._words import Words, read_words
 from marlcore.config_errors import ConfigError
 
 _OUT_OF_MEMORY = (
-    "the GPU's memory ran out; go on from the last checkpoint with a smaller "
-    "algorithm.microbatch_size, or start anew with policy.activation_checkpointing=on, fewer "
+    "the GPU's memory ran out; go on from the last checkpoint (resume=RUN) with "
+    "algorithm.microbatch_size=1 or policy.activation_checkpointing=on, or start anew with fewer "
     "policy.lora_layers or a smaller policy.lora_rank (docs/OPENVLA.md)"
 )
 
@@ -108,8 +108,14 @@ def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
     from experiments import _run
 
     nowhere = Path(os.devnull) if checkpoint is None else checkpoint.parent
-    with _stop.install():
-        _run.run(resolved.config, run_dir=nowhere, sacred_run=None, resume_from=checkpoint)
+    try:
+        with _stop.install():
+            _run.run(resolved.config, run_dir=nowhere, sacred_run=None, resume_from=checkpoint)
+    except ValueError as error:  # the first process says the same, with its traceback on record
+        _print_error(error)
+        return 2
+    except Exception as error:
+        return _failed(error)
     return 0
 
 
@@ -150,12 +156,16 @@ def _train(
         traceback.print_exc()
         return 1
     except Exception as error:
-        traceback.print_exc()
-        if type(error).__name__ == "OutOfMemoryError":
-            print(_OUT_OF_MEMORY, file=sys.stderr)
-        return 1
+        return _failed(error)
     _print_result(result, script, run_dir)
     return 0
+
+
+def _failed(error: Exception) -> int:
+    traceback.print_exception(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        print(_OUT_OF_MEMORY, file=sys.stderr)
+    return 1
 
 
 def _stopped(script: Script, run_dir: Path, stop: KeyboardInterrupt) -> int:

@@ -128,8 +128,8 @@ IGNORED = (
     ),
     Rule(
         ("env.observations_shared",),
-        lambda config: _belief(config) != "estimate",
-        "only estimated beliefs look at what agents see of each other",
+        lambda config: _belief(config) != "estimate" or _vla(config),
+        "only estimated beliefs on vectors look at it (cameras say themselves who sees them)",
         "leave it out, or use experiments/acppo.py with algorithm.belief=estimate",
     ),
     Rule(

@@ -210,7 +210,7 @@ COMMON: dict[str, Values] = {
 MEANINGS: dict[str, str] = {
     "quickstart": "two arms learn peg-in-hole from state, staged reward, minutes on a CPU",
     "two_arm": "peg-in-hole with the settings of earlier work: dense reward, chunks of 4",
-    "openvla_7b": "peg-in-hole with two OpenVLA-OFT agents; give policy.pretrained_checkpoint",
+    "openvla_7b": "peg-in-hole with two OpenVLA-OFT agents (fetches 15 GB from the hub once)",
     "openvla_tiny": "the same code with a small random checkpoint, minutes on a CPU",
     "two_arm_vla_mappo": "OpenVLA-OFT with the settings of earlier work: weighted dense reward",
     "two_arm_vla_acppo": "OpenVLA-OFT with the settings of earlier work: weighted dense reward",

@@ -18,6 +18,7 @@ ALLOWED_ON_RESUME = (
     "training.num_threads",
     "algorithm.microbatch_size",
     "policy.pretrained_checkpoint",
+    "policy.activation_checkpointing",
     "policy.feature_memory_gib",
     "policy.feature_folder",
     "logging.",

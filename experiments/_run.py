@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -120,6 +121,9 @@ def run(
         result = _describe(outcome, run_dir)
         recorder = trainer.recorder
         del trainer, state  # the evaluation loads the policy anew: two would not always fit
+        gc.collect()  # adapters and their layers know each other
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         if outcome.reason in ("completed", "success") and distributed.is_main():
             result |= _final_evaluation(config, run_dir, recorder, outcome)
     return result

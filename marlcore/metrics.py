@@ -26,6 +26,7 @@ MEANINGS: dict[str, str] = {
     "update/clip_fraction": "share of ratios outside the clip interval in the last epoch",
     "update/ratio_min": "lowest probability ratio of the update, of the first process",
     "update/ratio_max": "highest probability ratio of the update, of the first process",
+    "update/microbatch_size": "rows of one forward-backward, of the first process",
     "update/num_epochs": "epochs run before target_kl stopped the update",
     "update/grad_norm_actor": "gradient norm of the actors before clipping, mean over steps",
     "update/grad_norm_critic": "gradient norm of the critics before clipping, mean over steps",

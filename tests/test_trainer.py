@@ -28,6 +28,7 @@ EVERY_UPDATE = {
     "update/clip_fraction",
     "update/ratio_min",
     "update/ratio_max",
+    "update/microbatch_size",
     "update/num_epochs",
     "update/grad_norm_actor",
     "update/grad_norm_critic",

@@ -137,8 +137,8 @@ class PPOUpdater:
         return minibatches(data, targets, num_minibatches=number, order=order)
 
     def _microbatches(self, minibatch: Minibatch) -> list[Minibatch]:
-        size = self._config.microbatch_size or self._policy.microbatch_size(minibatch.inputs)
-        return minibatch.split(size)
+        asked = self._config.microbatch_size
+        return minibatch.split(self._policy.microbatch_size(minibatch.inputs, asked))
 
     def _recomputes(self) -> bool:
         asked = self._config.recompute_log_probs

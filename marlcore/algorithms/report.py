@@ -35,6 +35,7 @@ class UpdateReport:
         self._kl_sums: list[Tensor] = []
         self._num_epochs = 0
         self._num_steps = 0
+        self._microbatch_size = 0
 
     def start_epoch(self) -> None:
         """A new pass over the rollout begins."""
@@ -46,6 +47,7 @@ class UpdateReport:
         self, part: Minibatch, evaluation: Evaluation, losses: Losses, *, clip_epsilon: float
     ) -> None:
         """Take in a microbatch."""
+        self._microbatch_size = max(self._microbatch_size, len(part.actions))
         self._policy.append(losses.policy.detach())
         self._value.append(losses.value.detach())
         self._entropy.append(losses.entropy.detach())
@@ -83,6 +85,7 @@ class UpdateReport:
             "update/clip_fraction": self._epoch_mean(1),
             "update/ratio_min": min((low.item() for low, _ in self._ratios), default=1.0),
             "update/ratio_max": max((high.item() for _, high in self._ratios), default=1.0),
+            "update/microbatch_size": float(self._microbatch_size),
             "update/num_epochs": float(self._num_epochs),
         }
         actor_norm, critic_norm = cast(list[float], torch.stack(self._norms).mean(0).tolist())

@@ -116,8 +116,12 @@ class LearnedBeliefs(Beliefs):
         inputs = rollout.complete_inputs()
         with torch.no_grad():
             features = actors.features(inputs)
-            everyone = range(self._layout.num_agents)
-            truth = actors.distribution(inputs, inputs["beliefs"], agents=everyone).parameters()
+            size = max(1, actors.microbatch_size(inputs, None, 0))
+            parts = [
+                {name: tensor[start : start + size] for name, tensor in inputs.items()}
+                for start in range(0, len(features), size)
+            ]
+            truth = torch.cat([actors.act(part, part["beliefs"])[0].parameters() for part in parts])
         losses: list[float] = []
         for _ in range(self._num_epochs):
             order = torch.randperm(len(truth), generator=self._shuffle).to(truth.device)

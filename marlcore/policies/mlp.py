@@ -122,9 +122,10 @@ class MLPActors(Actors):
             newest = inputs["vector"][:, :, 0]
             self.moments.update(newest.flatten(0, 1) if self._share else newest)
 
-    def microbatch_size(self, inputs: Inputs) -> int:
-        """All rows: perceptrons are small."""
-        return len(inputs["vector"])
+    def microbatch_size(self, inputs: Inputs, asked: int | None, more_passes: int) -> int:
+        """What is asked for, or all rows: perceptrons are small."""
+        del more_passes
+        return asked or len(inputs["vector"])
 
     def _normalised(self, vector_ENHO: Tensor) -> Tensor:
         if not self._normalise:

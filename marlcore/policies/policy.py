@@ -93,9 +93,11 @@ class MultiAgentPolicy(Policy):
             values=self._values(inputs, inputs.get("beliefs")),
         )
 
-    def microbatch_size(self, inputs: Inputs) -> int:
-        """What the actors can take."""
-        return self.actors.microbatch_size(inputs)
+    def microbatch_size(self, inputs: Inputs, asked: int | None) -> int:
+        """What the actors can take, estimates with gradient included."""
+        observers = self.actors.layout.num_agents - 1
+        estimates = observers * (observers + 1) // 2 if self._gradient_into_beliefs else 0
+        return self.actors.microbatch_size(inputs, asked, estimates)
 
     def after_update(self, rollout: Rollout) -> dict[str, float]:
         """Let beliefs learn, then move the observation moments on."""

@@ -79,8 +79,14 @@ class Actors(nn.Module, ABC):
         """Fold the inputs of decisions [R, ...] into observation statistics, if there are any."""
 
     @abstractmethod
-    def microbatch_size(self, inputs: Inputs) -> int:
-        """Return how many rows of a minibatch `inputs` [B, ...] fit into memory at once."""
+    def microbatch_size(self, inputs: Inputs, asked: int | None, more_passes: int) -> int:
+        """Return how many rows of a minibatch `inputs` [B, ...] go forward and backward at once.
+
+        Args:
+            inputs: of the minibatch.
+            asked: what the user wants; None: all, or as many as fit into memory.
+            more_passes: passes of one agent with gradient, besides everyone's.
+        """
 
 
 class Beliefs(nn.Module, ABC):
@@ -127,8 +133,13 @@ class Policy(nn.Module, ABC):
         """Recompute stored decisions with gradient; `inputs` of a Decision, B rows."""
 
     @abstractmethod
-    def microbatch_size(self, inputs: Inputs) -> int:
-        """Return how many rows of a minibatch `inputs` [B, ...] fit into memory at once."""
+    def microbatch_size(self, inputs: Inputs, asked: int | None) -> int:
+        """Return how many rows of a minibatch `inputs` [B, ...] go forward and backward at once.
+
+        Args:
+            inputs: of the minibatch.
+            asked: what the user wants; None: all, or as many as fit into memory.
+        """
 
     @abstractmethod
     def after_update(self, rollout: Rollout) -> dict[str, float]:

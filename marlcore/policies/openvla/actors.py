@@ -29,7 +29,14 @@ from marlcore.policies.mlp import GaussianHead
 from marlcore.policies.openvla.adapters import Adapters
 from marlcore.policies.openvla.heads import ActionHead, ProprioProjector
 from marlcore.policies.openvla.images import ImageProcessor, Preparation
-from marlcore.policies.openvla.memory import Budget, RowCost, choose_microbatch, saved_bytes
+from marlcore.policies.openvla.memory import (
+    MODES,
+    Budget,
+    RowCost,
+    choose_microbatch,
+    free_bytes,
+    saved_bytes,
+)
 from marlcore.policies.openvla.model import OpenVLA
 from marlcore.policies.openvla.prompts import Prompts
 from marlcore.policies.openvla.sight import Sight
@@ -115,7 +122,7 @@ class OpenVLAActors(Actors):
         self._log_std_bounds = (parts.log_std.min_log_std, parts.log_std.max_log_std)
         start = torch.full((len(parts.heads), self.layout.width), parts.log_std.initial_log_std)
         self.log_std = nn.Parameter(start, requires_grad=parts.log_std.learned)
-        self._proprio, self._action = parts.proprio, parts.action
+        self.proprio_quantiles, self.action_quantiles = parts.proprio, parts.action
         self.prompts, self.adapters = parts.prompts, parts.adapters
         own_view = torch.arange(num_views).repeat(history) >= spec.num_shared_views
         self.sight = Sight(
@@ -130,11 +137,12 @@ class OpenVLAActors(Actors):
         self._boundaries = parts.boundaries
         self._first_layer = 0 if parts.boundaries is None else parts.adapters.first_layer
         trunk = parts.model.language_model
-        self._compiled = torch.compile(trunk) if compiled else None
+        self._compiled = (torch.compile(trunk),) if compiled else ()
+        """In a tuple: it holds the trunk, which is no further part of the state."""
         self.recompute = budget.recompute == "on"
         """Whether the backward pass runs each layer again instead of keeping what it computed."""
         self.register_buffer("fingerprint", parts.fingerprint)
-        self.register_buffer("microbatch", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("microbatch", torch.zeros(4, dtype=torch.int64))
         self._leave_the_backbone_out()
 
     @property
@@ -195,31 +203,58 @@ class OpenVLAActors(Actors):
         """Nothing moves: proprio is normalised by fixed statistics."""
         del inputs
 
-    def microbatch_size(self, inputs: Inputs) -> int:
+    def microbatch_size(self, inputs: Inputs, asked: int | None, more_passes: int) -> int:
         """Return how many of the rows `inputs` [B, ...] one forward-backward takes at once.
 
-        Measured once, on the first row; activations are recomputed if the budget asks for it.
+        Chosen once and kept with the state (rows, whether layers are run again, and what for), so
+        that a resumed run does the same; chosen anew where the settings ask for something else.
         """
         num_rows = len(inputs["proprio"])
-        rows, recompute = self.microbatch.tolist()
-        if not rows:
-            cost = self.row_cost({name: tensor[:1] for name, tensor in inputs.items()})
-            chosen = choose_microbatch(cost, num_rows, self._budget, self.backbone.device)
+        wanted = [asked or 0, MODES.index(self._budget.recompute)]
+        rows, recompute, *for_what = self.microbatch.tolist()
+        if not rows or for_what != wanted:
+            cost = self.row_cost({n: tensor[:1] for n, tensor in inputs.items()}, more_passes)
+            chosen = choose_microbatch(cost, num_rows, self._budget, self._free_bytes(), asked)
             rows, recompute = chosen.rows, chosen.recompute
-            self.microbatch.copy_(torch.tensor([rows, recompute]))
+            self.microbatch.copy_(torch.tensor([rows, recompute, *wanted]))
         self.recompute = bool(recompute)
         return min(rows, num_rows)
 
-    def row_cost(self, row: Inputs) -> RowCost:
-        """Measure what one row [1, ...] of an update keeps, by running it forward."""
-        kept = saved_bytes(
-            lambda: self.act(row, row.get("beliefs"))[0].parameters(), self.parameters()
+    def row_cost(self, row: Inputs, more_passes: int = 0) -> RowCost:
+        """Measure what one row [1, ...] of an update keeps; never more than one layer at once.
+
+        Args:
+            row: inputs.
+            more_passes: passes with gradient besides those of the N agents.
+        """
+        before, self.recompute = self.recompute, True
+        around = saved_bytes(lambda: self.act(row, row.get("beliefs")), self.parameters())
+        self.recompute = before
+        trunk = self.backbone.language_model
+        depth, first = len(trunk.model.layers), self._first_layer
+        sizes = (self.layout.num_agents, self.num_tokens, self.backbone.shape.hidden_size)
+        x = torch.zeros(sizes, dtype=self.backbone.dtype, device=self.backbone.device)
+
+        def one_layer() -> Tensor:
+            names = ["shared" if self._share else f"agent_{agent}" for agent in range(sizes[0])]
+            with self._autocast(), self.adapters.scope(names):
+                return trunk(x.requires_grad_(), None, layers=slice(depth - 1, depth))
+
+        layer = saved_bytes(one_layer, self.parameters())
+        if not any(p.requires_grad for p in self.proprio_projectors.parameters()):
+            first = self.adapters.first_layer  # no gradient goes further down
+        share = 1 + more_passes / self.layout.num_agents
+        return RowCost(
+            around=int(around * share),
+            layer=int(layer * share),
+            layer_input=int(x.numel() * x.itemsize * share),
+            num_layers=depth - first,
         )
-        trunk = self.backbone.language_model.model
-        num_tokens = self.layout.num_agents * self.num_tokens
-        layer_input = num_tokens * self.backbone.shape.hidden_size * trunk.norm.weight.itemsize
-        depth = max(1, len(trunk.layers) - self._first_layer)
-        return RowCost(kept, recomputed_bytes=depth * layer_input + kept // depth)
+
+    def _free_bytes(self) -> int:
+        """Memory at hand for activations: what gradients and Adam will take is not."""
+        trained = sum(p.numel() * p.itemsize for p in self.parameters() if p.requires_grad)
+        return max(0, free_bytes(self.backbone.device) - 3 * trained)
 
     def _run(
         self, inputs: Inputs, beliefs: Tensor | None, agents: Sequence[int], observer: int | None
@@ -243,8 +278,8 @@ class OpenVLAActors(Actors):
                 below = trunk(below, visible, layers=slice(0, first))
                 serials = self._boundaries.put(below).view(num_rows, -1)
                 extras["boundary"] = serials.to(device)
-            if self._compiled is not None and not torch.is_grad_enabled():
-                hidden = self._compiled(below, visible, layers=slice(first, None))
+            if self._compiled and not torch.is_grad_enabled():
+                hidden = self._compiled[0](below, visible, layers=slice(first, None))
             else:
                 upper, again = slice(first, None), self.recompute
                 hidden = trunk(below, visible, layers=upper, recompute=again, scope=scope)
@@ -253,7 +288,7 @@ class OpenVLAActors(Actors):
             extras["hidden"] = torch.cat([pooled, self.features(inputs)[:, picked]], dim=-1)
         action_hidden = self.backbone.action_hidden(hidden, prompts).float()
         normalised = self._heads_of(action_hidden.unflatten(0, (num_rows, -1)), picked)
-        actions = self._action.unnormalise(normalised)[..., : self.layout.width]
+        actions = self.action_quantiles.unnormalise(normalised)[..., : self.layout.width]
         log_std = self._bounded_log_std()
         log_std = log_std.expand(len(picked), -1) if self._share else log_std[picked]
         distribution = self.layout.from_outputs(actions.flatten(2), log_std, agents=picked)
@@ -301,7 +336,7 @@ class OpenVLAActors(Actors):
         return self.log_std + (self.log_std.clamp(*self._log_std_bounds) - self.log_std).detach()
 
     def _normalised(self, proprio: Tensor) -> Tensor:
-        return self._proprio.normalise(proprio).float()
+        return self.proprio_quantiles.normalise(proprio).float()
 
     def _group(self, modules: Any, agent: int) -> Any:
         return modules[0 if self._share else agent]

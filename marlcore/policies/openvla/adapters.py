@@ -147,7 +147,7 @@ def load_adapter(model: OpenVLA, folder: Path) -> None:
     inject_adapter_in_model(config, model, adapter_name=_LOADED)
     given = {
         name.removeprefix(_PREFIX).replace(".weight", f".{_LOADED}.weight"): tensor
-        for name, tensor in read_safetensors(folder / _WEIGHTS).items()
+        for name, tensor in read_adapter(folder).items()
         if not is_unused(name.removeprefix(_PREFIX), model.shape)
     }
     own = {name: t for name, t in model.state_dict().items() if f".{_LOADED}." in name}
@@ -156,6 +156,11 @@ def load_adapter(model: OpenVLA, folder: Path) -> None:
         raise ValueError("\n".join([f"{folder / _WEIGHTS} does not fit:", *found]))
     model.load_state_dict(given, strict=False)
     model.requires_grad_(False)
+
+
+def read_adapter(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a saved adapter, by the names in its file."""
+    return read_safetensors(folder / _WEIGHTS)
 
 
 def merge_adapters(model: nn.Module, only: str | None = None) -> None:

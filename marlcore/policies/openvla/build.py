@@ -23,7 +23,12 @@ from marlcore.policies.mlp import GaussianHead
 from marlcore.policies.openvla import checkpoint as files
 from marlcore.policies.openvla import tiny
 from marlcore.policies.openvla.actors import OpenVLAActors, Parts
-from marlcore.policies.openvla.adapters import Adapters, load_adapter, merge_adapters
+from marlcore.policies.openvla.adapters import (
+    Adapters,
+    load_adapter,
+    merge_adapters,
+    read_adapter,
+)
 from marlcore.policies.openvla.heads import ActionHead, ProprioProjector
 from marlcore.policies.openvla.memory import Budget
 from marlcore.policies.openvla.model import OpenVLA
@@ -92,11 +97,17 @@ def _from_folder(
 ) -> tuple[OpenVLAActors, tuple[str, ...]]:
     opened = files.open_checkpoint(config.pretrained_checkpoint)
     model = _backbone(config, opened, device) if backbone is None else backbone
+    marks = [files.fingerprint(model.state_dict())]
+    if config.pretrained_adapter is not None:
+        adapter = Path(config.pretrained_adapter).expanduser()
+        load_adapter(model, adapter)
+        merge_adapters(model)
+        marks.append(files.fingerprint(read_adapter(adapter)))
     head, projector, fresh = _components(opened, spec, generator)
     copies = 1 if config.share_policy else spec.num_agents
     names = ["shared"] if copies == 1 else [f"agent_{agent}" for agent in range(copies)]
     proprio, action = _quantiles(config, opened, spec, head.action_dim)
-    num_images = _images_per_observation(spec)
+    num_images = _images_per_observation(spec, opened.film)
     span = num_images * kept.num_observations
     spare = 4 * num_images * kept.num_envs * spec.observation_shapes["images"][1]
     patches = (opened.shape.num_patches, opened.shape.feature_size)
@@ -105,11 +116,11 @@ def _from_folder(
     if config.cache_boundary:
         num_inserted = 1 + _views_with_history(spec) * opened.shape.num_patches
         row = (num_inserted + prompts.ids.shape[1], opened.shape.hidden_size)
-        capacity = spec.num_agents * 2 * kept.num_observations
+        capacity = spec.num_agents * kept.num_observations
         boundaries = _store(config, capacity, row, model)
     parts = Parts(
         model=model,
-        fingerprint=files.fingerprint(model),
+        fingerprint=torch.cat(marks),
         heads=[copy.deepcopy(head) for _ in range(copies)],
         projectors=[copy.deepcopy(projector) for _ in range(copies)],
         prompts=prompts,
@@ -156,11 +167,7 @@ def _backbone(config: OpenVLAConfig, opened: files.Checkpoint, device: torch.dev
     name = config.dtype
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
-    model = files.load_model(opened, device=device, dtype=_DTYPES[name])
-    if config.pretrained_adapter is not None:
-        load_adapter(model, Path(config.pretrained_adapter).expanduser())
-        merge_adapters(model)
-    return model
+    return files.load_model(opened, device=device, dtype=_DTYPES[name])
 
 
 def _components(
@@ -245,9 +252,11 @@ def _adapters(
     )
 
 
-def _images_per_observation(spec: EnvSpec) -> int:
-    """New pictures a decision: shared views once, the others of each agent."""
+def _images_per_observation(spec: EnvSpec, film: bool) -> int:
+    """New pictures a decision: shared views once (with FiLM each agent's), the others of each."""
     num_views = spec.observation_shapes["images"][2]
+    if film:
+        return spec.num_agents * num_views
     own = num_views - spec.num_shared_views
     return spec.num_shared_views + spec.num_agents * own
 

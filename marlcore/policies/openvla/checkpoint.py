@@ -1,22 +1,32 @@
 # pyright: basic
 """OpenVLA and OpenVLA-OFT checkpoints: a folder or hub id in, modules out; strict about tensors.
 
-config.json  preprocessor_config.json  dataset_statistics.json  tokenizer.json
-model.safetensors, or model.safetensors.index.json and its shards
-action_head--N_checkpoint.pt  proprio_projector--N_checkpoint.pt   (fine-tuned ones alone)
-vision_backbone_film--N_checkpoint.pt                              (those with FiLM alone)
+    config.json, preprocessor_config.json, tokenizer.json, dataset_statistics.json
+    model.safetensors, or model.safetensors.index.json and its shards
+    action_head--N_checkpoint.pt, proprio_projector--N_checkpoint.pt    fine-tuned ones alone
+    vision_backbone--N_checkpoint.pt                                    those with FiLM alone
+
+N is the number of training steps, or `latest`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from marlcore.policies.openvla.folder import component, find_folder, read_json
+from marlcore.policies.openvla.folder import (
+    FILM,
+    HEAD,
+    PROJECTOR,
+    component,
+    find_folder,
+    read_json,
+)
 from marlcore.policies.openvla.heads import ActionHead, ProprioProjector
 from marlcore.policies.openvla.images import ImageProcessor, read_processor
 from marlcore.policies.openvla.model import OpenVLA
@@ -66,9 +76,7 @@ def open_checkpoint(name: str) -> Checkpoint:
         images = read_processor(read_json(folder / "preprocessor_config.json"), shape.image_size)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    return Checkpoint(
-        folder, shape, images, film=component(folder, "vision_backbone_film") is not None
-    )
+    return Checkpoint(folder, shape, images, film=component(folder, FILM) is not None)
 
 
 def is_unused(name: str, shape: ModelShape) -> bool:
@@ -123,7 +131,7 @@ def load_action_head(checkpoint: Checkpoint, action_dim: int) -> ActionHead | No
     Raises:
         ValueError: if it does not fit or gives fewer than `action_dim` values a step.
     """
-    path = component(checkpoint.folder, "action_head")
+    path = component(checkpoint.folder, HEAD)
     return None if path is None else read_action_head(path, checkpoint.shape, action_dim)
 
 
@@ -150,7 +158,7 @@ def load_proprio_projector(checkpoint: Checkpoint, size: int) -> ProprioProjecto
     Raises:
         ValueError: if it does not fit `size` numbers of proprio.
     """
-    path = component(checkpoint.folder, "proprio_projector")
+    path = component(checkpoint.folder, PROJECTOR)
     if path is None:
         return None
     projector = ProprioProjector(size, checkpoint.shape.hidden_size)
@@ -158,12 +166,12 @@ def load_proprio_projector(checkpoint: Checkpoint, size: int) -> ProprioProjecto
     return projector
 
 
-def fingerprint(model: OpenVLA) -> Tensor:
-    """Return a vector [names] that tells backbones apart: a mean of each tensor's beginning.
+def fingerprint(state: Mapping[str, Tensor]) -> Tensor:
+    """Return a vector [names] that tells weights apart: a mean of each tensor's beginning.
 
     Kept with a run's checkpoints, so that a run is never resumed on another backbone.
     """
-    parts = [t.flatten()[:256].double().mean().float().cpu() for t in model.state_dict().values()]
+    parts = [t.flatten()[:256].double().mean().float().cpu() for t in state.values()]
     return torch.stack(parts)
 
 
@@ -188,7 +196,7 @@ def film_file(checkpoint: Checkpoint) -> Path:
     Raises:
         ValueError: if there is none.
     """
-    path = component(checkpoint.folder, "vision_backbone_film")
+    path = component(checkpoint.folder, FILM)
     if path is None:
         raise ValueError(f"{checkpoint.folder} has no vision_backbone_film--N_checkpoint.pt")
     return path

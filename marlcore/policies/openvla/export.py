@@ -1,11 +1,13 @@
 # pyright: basic
 """A trained policy as files that other programs read: OpenVLA-OFT's layout, adapters in PEFT's.
 
-lora_adapter/                              PEFT
-action_head--N_checkpoint.pt  proprio_projector--N_checkpoint.pt
-proprio_projector_extended--N_checkpoint.pt    of a chained agent
-log_std.json                               sigma, which the published layout has no place for
-the checkpoint's other files               with `merge`: weights with the adapter merged
+    lora_adapter/                                  PEFT
+    action_head--N_checkpoint.pt, proprio_projector--N_checkpoint.pt
+    proprio_projector_extended--N_checkpoint.pt    of a chained agent
+    dataset_statistics.json                        what scaled proprio and actions in training
+    log_std.json                                   sigma, which the published layout does not know
+
+With `merge` also the checkpoint's other files, and its weights with the adapter merged.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from marlcore.policies.openvla.actors import OpenVLAActors
 from marlcore.policies.openvla.adapters import merge_adapters
 from marlcore.policies.openvla.checkpoint import Checkpoint, film_file
+from marlcore.policies.openvla.folder import read_json
 from marlcore.policies.openvla.tensors import find_shards, write_json, write_shards
 
 
@@ -54,9 +58,22 @@ def export_actors(
             torch.save(state, place / f"{component}--{num_steps}_checkpoint.pt")
         log_std = actors.log_std[0 if agent is None else agent].tolist()
         write_json(place / "log_std.json", {"log_std": log_std})
+        statistics = {"marlcore": _statistics(actors)}
         if source is not None:
             _write_merged(actors, name, source, place)
+            config = read_json(source.folder / "config.json")
+            write_json(place / "config.json", {**config, "norm_stats": statistics})
+        write_json(place / "dataset_statistics.json", statistics)
     return places
+
+
+def _statistics(actors: OpenVLAActors) -> dict[str, Any]:
+    """What scaled proprio and actions in training."""
+    parts = {"action": actors.action_quantiles, "proprio": actors.proprio_quantiles}
+    return {
+        name: {field: getattr(quantiles, field).tolist() for field in ("q01", "q99", "mask")}
+        for name, quantiles in parts.items()
+    }
 
 
 def _write_merged(actors: OpenVLAActors, name: str, source: Checkpoint, place: Path) -> None:

@@ -10,6 +10,9 @@ from typing import Any, cast
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _WANTED = ["*.json", "*.safetensors", "*.pt"]
+HEAD, PROJECTOR = ("action_head",), ("proprio_projector",)
+FILM = ("vision_backbone", "vision_backbone_film")
+"""Names of the components beside the weights."""
 WAY_OUT = "give the folder of an OpenVLA checkpoint or a hub id such as openvla/openvla-7b"
 
 
@@ -65,11 +68,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], document)
 
 
-def component(folder: Path, name: str) -> Path | None:
-    """Return `NAME--STEPS_checkpoint.pt` of a folder, of most steps; None: there is none."""
-    steps = {
-        int(match[1]): path
-        for path in folder.glob(f"{name}--*_checkpoint.pt")
-        if (match := re.search(r"--(\d+)_checkpoint\.pt$", path.name))
-    }
-    return steps[max(steps)] if steps else None
+def component(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """Return `NAME--STEPS_checkpoint.pt` of a folder; None: there is none.
+
+    Args:
+        folder: of a checkpoint.
+        names: that it may have. Of several the one of most steps is taken, before all `latest`.
+
+    Raises:
+        ValueError: if a file begins with such a name and goes on in another way.
+    """
+    found: dict[float, Path] = {}
+    for path in sorted(folder.glob("*.pt")):
+        name, _, rest = path.stem.partition("--")
+        steps = re.fullmatch(r"(\d+|latest)_checkpoint", rest)
+        if name in names and steps:
+            found[float("inf") if steps[1] == "latest" else int(steps[1])] = path
+        elif name in names:
+            raise ValueError(
+                f"{path} is a component without its steps; name it {name}--1_checkpoint.pt"
+            )
+    return found[max(found)] if found else None

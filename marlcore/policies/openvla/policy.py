@@ -120,6 +120,6 @@ class MultiAgentVLAPolicy(Policy):
         """See `Policy`."""
         return self.joint.after_update(rollout)
 
-    def microbatch_size(self, inputs: Inputs) -> int:
+    def microbatch_size(self, inputs: Inputs, asked: int | None) -> int:
         """See `Policy`."""
-        return self.joint.microbatch_size(inputs)
+        return self.joint.microbatch_size(inputs, asked)

@@ -55,7 +55,7 @@ class RowStore:
         elif self.on_disk:
             self._rows = _mapped(self.num_bytes, dtype, folder).view(shape)
         else:
-            self._rows = torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
+            self._rows = torch.empty(shape, dtype=dtype)
         self.next_serial = 0
         """The serial number that the next row gets."""
 
@@ -89,10 +89,11 @@ class RowStore:
             oldest <= int(wanted.min()) and int(wanted.max()) < self.next_serial
         ):
             raise RuntimeError(
-                f"row {int(wanted.min())} is gone: {self.capacity} are kept, {oldest} is the oldest"
+                f"row {int(wanted.min())} is gone: {self.capacity} are kept, {oldest} is the "
+                "oldest; tell build_policy how many observations a rollout keeps (kept=Kept(...))"
             )
         places = (wanted % self.capacity).to(self._rows.device)
-        rows = self._rows[places].to(device, non_blocking=True)
+        rows = self._rows[places].to(device)
         return rows.unflatten(0, serials.shape) if serials.ndim != 1 else rows
 
 

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from marlcore.algorithms import PPOUpdater
 from marlcore.distributions import Gaussian
+from marlcore.envs.make import make_decision_env
 from marlcore.policies.layout import Kept
-from marlcore.policies.openvla import OpenVLAActors
+from marlcore.policies.openvla import OpenVLAActors, build_actors
 from marlcore.policies.openvla.checkpoint import load_action_head, open_checkpoint
+from marlcore.policies.openvla.memory import Budget, saved_bytes
 from marlcore.policies.openvla.tiny import make_tiny_checkpoint
 from marlcore.rng import NoiseSource
 from marlcore.types import Evaluation, Inputs, Rollout
@@ -274,10 +277,12 @@ def test_the_newest_proprio_is_read_in_rollout_and_update(entry: int) -> None:
 def test_proprio_is_normalised_by_the_statistics() -> None:
     policy, actors, observations = build(vla_config("mappo"))
     quantiles = dataclasses.replace(
-        actors._proprio, q01=actors._proprio.q01 * 2, q99=actors._proprio.q99 * 2
+        actors.proprio_quantiles,
+        q01=actors.proprio_quantiles.q01 * 2,
+        q99=actors.proprio_quantiles.q99 * 2,
     )
     expected = observations["proprio"] / 2
-    actors._proprio = quantiles
+    actors.proprio_quantiles = quantiles
     torch.testing.assert_close(actors._normalised(observations["proprio"]), expected)
     assert actors._normalised(torch.full((1, 2, 2, 2), 9.0)).max() == 1.0  # clipped
     del policy
@@ -494,14 +499,35 @@ def test_an_update_measures_what_fits_once_and_remembers_it() -> None:
     with make_trainer(vla_config("acppo")) as trainer:
         actors = policy_of(trainer).actors
         rollout = trainer.collector.collect(trainer.policy).rollout
-        assert actors.microbatch.tolist() == [0, 0]
-        trainer.updater.update(rollout, trainer.algorithm.targets(rollout))
-        assert actors.microbatch.tolist() == [8, 0]
-        row = {name: tensor[0, :1] for name, tensor in rollout.inputs.items()}
-        one = actors.row_cost(row)
-        two = actors.row_cost({name: tensor[0, :2] for name, tensor in rollout.inputs.items()})
-        assert two.kept_bytes == pytest.approx(2 * one.kept_bytes, rel=0.05)
-        assert one.recomputed_bytes < one.kept_bytes
+        assert not actors.microbatch.any()
+        metrics = trainer.updater.update(rollout, trainer.algorithm.targets(rollout))
+        assert actors.microbatch.tolist() == [8, 0, 0, 0]
+        assert metrics["update/microbatch_size"] == 8
+        inputs = {name: tensor[0] for name, tensor in rollout.inputs.items()}
+        assert actors.microbatch_size(inputs, None, 0) == 4  # no more than there are
+        assert actors.microbatch_size(inputs, 2, 0) == 2
+        actors._budget = Budget("auto", memory_bytes=1)
+        assert actors.microbatch_size(inputs, 1, 0) == 1
+        assert actors.recompute  # though the user chose the rows
+        actors._budget = Budget("off")
+        assert actors.microbatch_size(inputs, 1, 0) == 1
+        assert not actors.recompute
+
+
+@pytest.mark.parametrize("share", SHARING)
+@pytest.mark.parametrize("recompute", ["auto", "on"])
+def test_the_cost_of_a_row_is_what_an_update_keeps(share: bool, recompute: Any) -> None:
+    """Measured a layer at a time, against a whole pass with everything kept."""
+    settings = {"share_policy": share, "activation_checkpointing": recompute}
+    policy, collection, _ = collect(vla_config("acppo", policy=settings))
+    actors = policy.actors
+    row = {name: tensor[0, :1] for name, tensor in collection.rollout.inputs.items()}
+    cost = actors.row_cost(row)
+    actors.recompute = False
+    whole = saved_bytes(lambda: actors.act(row, row["beliefs"]), actors.parameters())
+    assert whole <= cost.kept <= 1.1 * whole  # what layers share is counted for each
+    assert cost.recomputed < 0.7 * cost.kept
+    assert actors.row_cost(row, more_passes=1).kept == pytest.approx(1.5 * cost.kept, rel=0.01)
 
 
 def test_pictures_are_needed() -> None:
@@ -510,9 +536,6 @@ def test_pictures_are_needed() -> None:
 
 
 def test_statistics_that_nobody_measured_are_refused(tmp_path: Any) -> None:
-    from marlcore.envs.make import make_decision_env
-    from marlcore.policies.openvla import build_actors
-
     config = vla_config("mappo")
     spec = make_decision_env(config.env, seed=0, index=0).spec
     unmeasured = dataclasses.replace(spec, proprio_quantiles=None)
@@ -574,7 +597,8 @@ def test_nothing_below_a_kept_boundary_may_be_trained() -> None:
 def test_a_compiled_trunk_chooses_the_same_actions(share: bool) -> None:
     plain, _, observations = build(vla_config("acppo", policy={"share_policy": share}))
     compiled, _, _ = build(vla_config("acppo", policy={"share_policy": share, "compile": True}))
-    assert compiled.actors._compiled is not None
+    assert compiled.actors._compiled
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
     actions = compiled.get_actions(observations)
     with torch.compiler.set_stance("fail_on_recompile"):
         assert torch.equal(compiled.get_actions(observations), actions)
@@ -602,3 +626,45 @@ def test_with_film_an_agent_sees_with_its_own_prompt(tmp_path: Any) -> None:
     assert actors.sight.cache.num_encoded == before
     evaluation = policy.evaluate_actions(decision.inputs, decision.actions)
     torch.testing.assert_close(evaluation.log_probs, decision.log_probs, rtol=1e-4, atol=1e-4)
+
+
+def test_learned_beliefs_learn_in_microbatches() -> None:
+    config = vla_config("acppo", algorithm={"belief": "learned"})
+    with make_trainer(config) as trainer:
+        policy = policy_of(trainer)
+        rollout = trainer.collector.collect(policy).rollout
+        policy.actors.microbatch.copy_(torch.tensor([3, 0, 0, 0]))
+        rows: list[int] = []
+        trunk = policy.actors.backbone.language_model
+        trunk.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
+        metrics = policy.after_update(rollout)
+        assert metrics["update/belief_kl"] > 0
+        assert max(rows) == 3 * 2
+        assert sum(rows) == 16 * 2
+
+
+def test_with_film_a_shared_view_is_kept_for_each_agent(tmp_path: Any) -> None:
+    """Each agent sees it with its own prompt: a rollout holds more pictures than without."""
+    for path in (GOLDEN / "checkpoint").iterdir():
+        shutil.copy(path, tmp_path)
+    config = vla_config("mappo", policy={"pretrained_checkpoint": str(tmp_path)})
+    spec = make_decision_env(config.env, seed=0, index=0).spec
+    shapes = {**spec.observation_shapes, "proprio": (2, 2, 8)}
+    quantiles = np.array([[-1.0] * 8, [1.0] * 8])
+    spec = dataclasses.replace(
+        spec, observation_shapes=shapes, proprio_quantiles=quantiles, num_shared_views=1
+    )
+    sizes: list[int] = []
+    for film in (False, True):
+        if film:
+            shutil.copy(GOLDEN / "vision_backbone_film--5000_checkpoint.pt", tmp_path)
+        actors, _ = build_actors(
+            config.policy,
+            spec,
+            uses_beliefs=False,
+            kept=Kept(20, 2),
+            generator=torch.Generator(),
+            device=CPU,
+        )
+        sizes.append(actors.sight.store.capacity)
+    assert sizes[1] == 2 * sizes[0]

@@ -164,10 +164,22 @@ def test_components_are_found_by_name_and_the_longest_trained_wins(folder: Path)
     later = load_action_head(opened, 6)
     assert later is not None
     assert torch.equal(later.model.fc2.bias, head.model.fc2.bias + 1.0)
+    state["module.model.fc2.bias"] += 1.0  # what is saved without numbers is the newest
+    torch.save(state, folder / "action_head--latest_checkpoint.pt")
+    latest = load_action_head(opened, 6)
+    assert latest is not None
+    torch.testing.assert_close(latest.model.fc2.bias, head.model.fc2.bias + 2.0)
     with pytest.raises(ValueError, match="gives 7 values a step, and the environment takes 8"):
         load_action_head(opened, 8)
     with pytest.raises(ValueError, match=r"fc1\.weight is \[64, 8\], expected \[64, 9\]"):
         load_proprio_projector(opened, 9)
+
+
+@pytest.mark.parametrize("name", ["action_head.pt", "action_head--final.pt"])
+def test_a_component_of_another_name_is_not_passed_over(folder: Path, name: str) -> None:
+    (folder / "action_head--1_checkpoint.pt").rename(folder / name)
+    with pytest.raises(ValueError, match="name it action_head--1_checkpoint"):
+        load_action_head(open_checkpoint(str(folder)), 6)
 
 
 def test_a_component_that_is_no_state_dict_is_refused(folder: Path) -> None:

@@ -33,6 +33,10 @@ def test_a_merged_export_is_a_checkpoint_that_acts_the_same(share: bool, tmp_pat
         assert (place / "action_head--640_checkpoint.pt").is_file()
         assert json.loads((place / "log_std.json").read_text())["log_std"][0] != -1.0
         assert other.heads[0].action_dim == 7
+        statistics = open_checkpoint(str(place)).statistics(None)
+        assert statistics.action.q99.tolist() == [1.0] * 7
+        assert statistics.proprio is not None
+        assert statistics.proprio.q99.tolist() == actors.proprio_quantiles.q99.tolist()
     assert len(places) == (1 if share else 2)
     with pytest.raises(ValueError, match="not empty; name another folder"):
         export_actors(actors, tmp_path / "out", num_steps=640, source=None)

@@ -119,21 +119,26 @@ def test_what_a_forward_pass_keeps_is_counted_without_weights() -> None:
     assert saved_bytes(lambda: elsewhere(y).relu(), elsewhere.parameters()) == 8 * 7 * 4
 
 
-def test_layers_are_recomputed_only_where_a_row_does_not_fit() -> None:
-    cost = RowCost(kept_bytes=100, recomputed_bytes=10)
+def test_layers_are_recomputed_only_where_it_does_not_fit() -> None:
+    cost = RowCost(around=4, layer=24, layer_input=1, num_layers=4)
+    assert (cost.kept, cost.recomputed) == (100, 32)
 
-    def choose(recompute: Any, memory: int) -> tuple[int, bool]:
-        choice = choose_microbatch(cost, 8, Budget(recompute, memory), CPU)
+    def choose(recompute: Any, memory: int, asked: int | None = None) -> tuple[int, bool]:
+        choice = choose_microbatch(cost, 8, Budget(recompute), memory, asked)
         return choice.rows, choice.recompute
 
     assert choose("auto", 1000) == (8, False)
     assert choose("auto", 250) == (2, False)
-    assert choose("auto", 99) == (8, True)
+    assert choose("auto", 99) == (2, True)  # three would fit, and two divides
     assert choose("on", 1000) == (8, True)
-    assert choose("auto", 10) == (1, True)
-    for recompute, memory in (("off", 99), ("auto", 9)):
+    assert choose("auto", 32) == (1, True)
+    for recompute, memory in (("off", 99), ("auto", 31)):
         with pytest.raises(ValueError, match="one row of the update keeps"):
             choose(recompute, memory)
+    assert choose("auto", 31, asked=1) == (1, True)  # the user's choice is tried
+    assert choose("auto", 150, asked=2) == (2, True)
+    assert choose("auto", 200, asked=2) == (2, False)
+    assert choose("off", 1, asked=2) == (2, False)
     assert free_bytes(CPU) > 0
 
 
@@ -142,8 +147,11 @@ def test_a_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("200\n")
+    (tmp_path / "memory.current").write_text("500\n")
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 300\n")
     assert free_bytes(CPU) == 400
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert free_bytes(CPU) == 200
     (tmp_path / "memory.max").write_text("max\n")
     assert free_bytes(CPU) > 400
 

@@ -81,7 +81,14 @@ class LanguageModel(nn.Module):
         for layer in model.layers[layers]:
             if recompute and torch.is_grad_enabled():
                 again = lambda: (nullcontext(), scope())  # noqa: E731 - called by checkpoint alone
-                x = checkpoint(run, layer, x, use_reentrant=False, context_fn=again)
+                x = checkpoint(
+                    run,
+                    layer,
+                    x,
+                    use_reentrant=False,
+                    context_fn=again,
+                    preserve_rng_state=False,  # nothing in a layer is random
+                )
             else:
                 x = run(layer, x)
         return model.norm(x) if layers.stop is None else x

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from marlcore.algorithms import PPOUpdater
 from marlcore.distributions import Gaussian
-from marlcore.envs.make import make_decision_env
+from marlcore.envs import make_decision_env, make_vector_env
 from marlcore.policies.layout import Kept
 from marlcore.policies.openvla import OpenVLAActors, build_actors
 from marlcore.policies.openvla.checkpoint import load_action_head, open_checkpoint
@@ -313,6 +313,27 @@ def test_only_executed_actions_count() -> None:
         return grad.clone()
 
     torch.testing.assert_close(gradient(changed), gradient(rollout), rtol=1e-4, atol=1e-7)
+
+
+def test_rewards_and_ends_are_those_of_the_decision_that_returned_them() -> None:
+    """Faults: ends of episodes not stored, flags read one step late, a reward normaliser."""
+    config = vla_config(
+        "acppo", env={"max_episode_steps": 5}, training={"num_steps_per_rollout": 8}
+    )
+    with make_trainer(config) as trainer:
+        rollout = trainer.collector.collect(trainer.policy).rollout
+    env = make_vector_env(config.env, num_envs=4, num_workers=0, seed=0, worker_timeout_s=9.0)
+    env.reset()
+    ends = 0
+    for t in range(8):
+        outcome = env.step(rollout.actions[t].numpy())
+        assert rollout.rewards[t].tolist() == outcome.rewards.tolist()
+        assert (
+            rollout.episode_ended[t].tolist() == (outcome.truncated | outcome.terminated).tolist()
+        )
+        ends += int(rollout.episode_ended[t].sum())
+    env.close()
+    assert ends == 4 * 2  # every third decision: steps 2, 4 and the fifth alone
 
 
 def count_calls(module: Any) -> Callable[[], int]:

@@ -96,13 +96,7 @@ def _from_folder(
     backbone: OpenVLA | None,
 ) -> tuple[OpenVLAActors, tuple[str, ...]]:
     opened = files.open_checkpoint(config.pretrained_checkpoint)
-    model = _backbone(config, opened, device) if backbone is None else backbone
-    marks = [files.fingerprint(model.state_dict())]
-    if config.pretrained_adapter is not None:
-        adapter = Path(config.pretrained_adapter).expanduser()
-        load_adapter(model, adapter)
-        merge_adapters(model)
-        marks.append(files.fingerprint(read_adapter(adapter)))
+    model, fingerprint = _backbone(config, opened, device, backbone)
     head, projector, fresh = _components(opened, spec, generator)
     copies = 1 if config.share_policy else spec.num_agents
     names = ["shared"] if copies == 1 else [f"agent_{agent}" for agent in range(copies)]
@@ -112,15 +106,9 @@ def _from_folder(
     spare = 4 * num_images * kept.num_envs * spec.observation_shapes["images"][1]
     patches = (opened.shape.num_patches, opened.shape.feature_size)
     prompts = _prompts(config, opened, spec, head.action_dim).to(device)
-    boundaries = None
-    if config.cache_boundary:
-        num_inserted = 1 + _views_with_history(spec) * opened.shape.num_patches
-        row = (num_inserted + prompts.ids.shape[1], opened.shape.hidden_size)
-        capacity = spec.num_agents * kept.num_observations
-        boundaries = _store(config, capacity, row, model)
     parts = Parts(
         model=model,
-        fingerprint=torch.cat(marks),
+        fingerprint=fingerprint,
         heads=[copy.deepcopy(head) for _ in range(copies)],
         projectors=[copy.deepcopy(projector) for _ in range(copies)],
         prompts=prompts,
@@ -133,7 +121,7 @@ def _from_folder(
             config.initial_log_std, config.learn_std, config.min_log_std, config.max_log_std
         ),
         store=_store(config, span + spare, patches, model),
-        boundaries=boundaries,
+        boundaries=_boundaries(config, spec, kept, prompts, model),
     )
     actors = OpenVLAActors(
         spec,
@@ -152,6 +140,18 @@ def _from_folder(
     return actors, _notes(actors, parts, num_images, kept, fresh)
 
 
+def _boundaries(
+    config: OpenVLAConfig, spec: EnvSpec, kept: Kept, prompts: Prompts, model: OpenVLA
+) -> RowStore | None:
+    """Room for what goes into the first adapted layer, of every agent and observation."""
+    if not config.cache_boundary:
+        return None
+    _, history, views = spec.observation_shapes["images"][:3]
+    num_inserted = 1 + history * views * model.shape.num_patches
+    row = (num_inserted + prompts.ids.shape[1], model.shape.hidden_size)
+    return _store(config, spec.num_agents * kept.num_observations, row, model)
+
+
 def _store(config: OpenVLAConfig, capacity: int, row: tuple[int, ...], model: OpenVLA) -> RowStore:
     return RowStore(
         capacity,
@@ -163,11 +163,23 @@ def _store(config: OpenVLAConfig, capacity: int, row: tuple[int, ...], model: Op
     )
 
 
-def _backbone(config: OpenVLAConfig, opened: files.Checkpoint, device: torch.device) -> OpenVLA:
+def _backbone(
+    config: OpenVLAConfig, opened: files.Checkpoint, device: torch.device, given: OpenVLA | None
+) -> tuple[OpenVLA, torch.Tensor]:
+    """The backbone, an adapter merged if one is named, and what tells it from others."""
     name = config.dtype
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
-    return files.load_model(opened, device=device, dtype=_DTYPES[name])
+    model = given
+    if model is None:
+        model = files.load_model(opened, device=device, dtype=_DTYPES[name])
+    marks = [files.fingerprint(model.state_dict())]
+    if config.pretrained_adapter is not None:
+        adapter = Path(config.pretrained_adapter).expanduser()
+        load_adapter(model, adapter)
+        merge_adapters(model)
+        marks.append(files.fingerprint(read_adapter(adapter)))
+    return model, torch.cat(marks)
 
 
 def _components(
@@ -259,12 +271,6 @@ def _images_per_observation(spec: EnvSpec, film: bool) -> int:
         return spec.num_agents * num_views
     own = num_views - spec.num_shared_views
     return spec.num_shared_views + spec.num_agents * own
-
-
-def _views_with_history(spec: EnvSpec) -> int:
-    """I: images of one pass."""
-    _, history, views = spec.observation_shapes["images"][:3]
-    return history * views
 
 
 def _notes(

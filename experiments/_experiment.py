@@ -77,6 +77,7 @@ def _resolve(script: Script, words: Words) -> Resolved:
 
 def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolved) -> int:
     """Make or find the run directory and train in it."""
+    _launch.end_with_launcher()
     options, resume = arguments.options, words.resume
     if "--print-config" in options:
         _help.print_config(resolved)

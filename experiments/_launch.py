@@ -19,6 +19,7 @@ from experiments import _stop
 from marlcore.config import ExperimentConfig
 from marlcore.config_errors import ConfigError
 
+_LAUNCHER = "MARL_LAUNCHER"
 _PATIENCE_S = 30.0
 """How long the others may go on once one process has failed."""
 
@@ -54,9 +55,19 @@ def launch(num_processes: int, argv: Sequence[str]) -> int:
     with _forwarded_to(processes):
         for rank in range(num_processes):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **counts, **address}
+            own[_LAUNCHER] = str(os.getpid())
             command = [sys.executable, sys.argv[0], *argv]
             processes.append(subprocess.Popen(command, env={**os.environ, **own}))
         return _wait(processes)
+
+
+def end_with_launcher() -> None:
+    """Be told to save and end when the launcher is killed; nothing where there is none."""
+    launcher = os.environ.pop(_LAUNCHER, None)
+    if launcher is not None:
+        from marlcore.envs.worker import die_with
+
+        die_with(int(launcher), by=signal.SIGTERM)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -188,6 +189,22 @@ def test_num_gpus_starts_as_many_processes_and_a_signal_reaches_all(tmp_path: Pa
     again = run_script(tmp_path, "with", "resume=two", f"total_timesteps={steps + 256}")
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
+
+
+@pytest.mark.slow
+def test_a_killed_launcher_leaves_no_process_behind_and_nothing_is_lost(tmp_path: Path) -> None:
+    process = run_script(tmp_path, "--id", "two", "with", *LAUNCHED, "total_timesteps=100000000")
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    children = psutil.Process(process.pid).children()
+    assert len(children) == 2
+    process.kill()
+    process.communicate(timeout=60)
+    gone, alive = psutil.wait_procs(children, timeout=60)
+    assert (len(gone), len(alive)) == (2, 0)
+    assert list((tmp_path / "two").glob("checkpoint_*"))
 
 
 def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -38,10 +38,10 @@ from marlcore.envs.wire import spec_message
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with(parent: int) -> None:
-    """Be killed when the parent's main thread ends, also in a step (Linux). 0: do not."""
+def die_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Be sent a signal when the parent's main thread ends, also in a step (Linux). 0: do not."""
     if parent and sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
         if os.getppid() != parent:  # it died before we asked
             os._exit(1)
 

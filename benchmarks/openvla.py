@@ -243,9 +243,10 @@ def measure(bench: Bench, batch: int, rounds: int) -> list[_report.Row]:
         inputs = bench.decide(observations)
         forward_s = seconds(lambda: actors.act(inputs, inputs["beliefs"]), device, rounds)
         decide_s = seconds(lambda: bench.decide(bench.observe(batch)), device, rounds)
-        naive_s = seconds(
-            lambda: bench.naive_decide(bench.observe(batch)), device, max(1, rounds // 2)
-        )
+        with torch.compiler.set_stance("force_eager"):  # never compiled
+            naive_s = seconds(
+                lambda: bench.naive_decide(bench.observe(batch)), device, max(1, rounds // 2)
+            )
     observations = bench.observe(batch)
     with torch.no_grad():
         inputs = bench.decide(observations)
@@ -255,9 +256,10 @@ def measure(bench: Bench, batch: int, rounds: int) -> list[_report.Row]:
         torch.cuda.reset_peak_memory_stats(device)
     update_s = seconds(lambda: bench.update(inputs, size), device, rounds)
     update_memory = f"{peak_memory_gib(device):.1f} GiB"
-    naive_update_s = seconds(
-        lambda: bench.naive_update(observations, inputs), device, max(1, rounds // 2)
-    )
+    with torch.compiler.set_stance("force_eager"):  # never compiled
+        naive_update_s = seconds(
+            lambda: bench.naive_update(observations, inputs), device, max(1, rounds // 2)
+        )
     passes = NUM_AGENTS * batch
     rate, update_rate = passes / forward_s, passes / update_s
     recompute = " with activation checkpointing" if actors.recompute else ""
@@ -337,8 +339,10 @@ def main() -> None:
     per_pass = f"{pass_flops(shape, bench.actors.num_tokens) / 1e12:.4g} TFLOP a pass"
     _report.say(f"{name}{gpu}: {bench.actors.num_tokens} tokens, {per_pass}, {image}")
     rows = [row for batch in batches for row in measure(bench, batch, options.rounds)]
+    how = ", compiled" if options.compile else ""
     rows = [
-        _report.Row(f"OpenVLA {name}{gpu}: {r.measurement}", r.ours, r.peer, r.ratio) for r in rows
+        _report.Row(f"OpenVLA {name}{gpu}{how}: {r.measurement}", r.ours, r.peer, r.ratio)
+        for r in rows
     ]
     if options.markdown:
         _report.print_markdown(rows)

@@ -143,7 +143,7 @@ class OpenVLAConfig(Section):
     again; needs policy.lora_layers, policy.train_proprio_projector=false and agents without
     beliefs, so that nothing below that layer changes."""
     compile: bool = False
-    """Whether torch.compile compiles the trunk for choosing actions (minutes at the start)."""
+    """Whether torch.compile compiles the trunk's layers (which takes a while at the start)."""
     feature_memory_gib: NonNegative = 16.0
     """Image features of a rollout that need more memory than this lie in a file."""
     feature_folder: str | None = None

@@ -82,7 +82,7 @@ class OpenVLAActors(Actors):
         uses_beliefs: agents after the first also read beliefs, with wider proprio projectors.
         share_proprio: an observer knows the proprio of the agents it estimates.
         pooled: whether `act` returns pooled hidden states for the critics.
-        compiled: whether torch.compile compiles the trunk for passes without gradient.
+        compiled: whether torch.compile compiles the trunk's layers.
         span: images that one rollout may name.
         budget: memory for the activations of an update.
     """
@@ -136,9 +136,9 @@ class OpenVLAActors(Actors):
         )
         self._boundaries = parts.boundaries
         self._first_layer = 0 if parts.boundaries is None else parts.adapters.first_layer
-        trunk = parts.model.language_model
-        self._compiled = (torch.compile(trunk),) if compiled else ()
-        """In a tuple: it holds the trunk, which is no further part of the state."""
+        if compiled:  # the same code for each layer, so one compilation does for all
+            for layer in parts.model.language_model.model.layers:
+                layer.compile()
         self.recompute = budget.recompute == "on"
         """Whether the backward pass runs each layer again instead of keeping what it computed."""
         self.register_buffer("fingerprint", parts.fingerprint)
@@ -278,11 +278,8 @@ class OpenVLAActors(Actors):
                 below = trunk(below, visible, layers=slice(0, first))
                 serials = self._boundaries.put(below).view(num_rows, -1)
                 extras["boundary"] = serials.to(device)
-            if self._compiled and not torch.is_grad_enabled():
-                hidden = self._compiled[0](below, visible, layers=slice(first, None))
-            else:
-                upper, again = slice(first, None), self.recompute
-                hidden = trunk(below, visible, layers=upper, recompute=again, scope=scope)
+            upper, again = slice(first, None), self.recompute
+            hidden = trunk(below, visible, layers=upper, recompute=again, scope=scope)
         if self._pooled:
             pooled = self._pool(hidden, visible).unflatten(0, (num_rows, -1))
             extras["hidden"] = torch.cat([pooled, self.features(inputs)[:, picked]], dim=-1)

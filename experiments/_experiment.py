@@ -95,7 +95,6 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
         run_dir = _rundir.create(script.name, values, run_id)
     else:
         run_dir = _rundir.find_run(resume)
-        _rundir.write_config(run_dir, values)
     with _output.copied_to(run_dir / _rundir.OUTPUT), _stop.install():
         try:
             return _train(script, resolved, run_dir, checkpoint, options, mongo)

@@ -74,9 +74,12 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     deadline: float | None = None
     failed = 0
     while any(process.poll() is None for process in processes):
-        codes = [process.returncode for process in processes if process.returncode]
+        codes = {i: p.returncode for i, p in enumerate(processes) if p.returncode}
         if codes and deadline is None:
-            failed, deadline = codes[0], time.monotonic() + _PATIENCE_S
+            rank, failed = next(iter(codes.items()))
+            how = f"killed by signal {-failed}" if failed < 0 else f"ended with code {failed}"
+            print(f"process {rank} of {len(processes)} {how}", file=sys.stderr)
+            deadline = time.monotonic() + _PATIENCE_S
         if deadline is not None and time.monotonic() > deadline:
             for process in processes:
                 process.kill()

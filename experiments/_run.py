@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from experiments._rundir import read_config
+from experiments._rundir import read_config, write_config
 from experiments._stop import stop_requested
 from experiments.recorders import make_recorder
 from marlcore import distributed
@@ -112,6 +112,7 @@ def run(
         if state is not None:
             trainer.restore(state)
         if distributed.is_main():  # nothing of the record is touched before the run can go on
+            write_config(run_dir, config.model_dump(mode="json"))
             store.clean()
             store.drop_after(trainer.progress.env_steps)
             trainer.recorder = _recorder(config, run_dir, sacred_run, trainer.progress)

@@ -7,9 +7,10 @@ from a dict to a config.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from marlcore.config_env import (
     Count,
@@ -148,6 +149,18 @@ class OpenVLAConfig(Section):
     """Image features of a rollout that need more memory than this lie in a file."""
     feature_folder: str | None = None
     """Where that file is; null: the system's temporary folder."""
+
+    @field_validator("lora_targets")
+    @classmethod
+    def _a_regular_expression(cls, text: str) -> str:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(
+                f"policy.lora_targets {text!r} is no regular expression: {error}; the default is "
+                f"{cls.model_fields['lora_targets'].default}"
+            ) from None
+        return text
 
     @model_validator(mode="after")
     def _ordered_log_std(self) -> OpenVLAConfig:

@@ -52,11 +52,29 @@ def test_openvla_tiny_trains_evaluates_films_and_exports(tmp_path: Path) -> None
     again = ["with", "openvla_tiny", f"pretrained_checkpoint={tmp_path / 'out'}", *few]
     begun = script(tmp_path, "mappo", *again, "logging.video=false")
     assert begun.returncode == 0, begun.stdout + begun.stderr
-    assert "fresh: nothing but adapters and critics" in begun.stdout
+    assert "fresh at the start of a run: adapters, log_std, critics\n" in begun.stdout
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    env = ["env.kind=fake", "env.image_size=56", "env.history_length=2", "policy.kind=openvla"]
+    run = ["pretrained_checkpoint=tiny", "num_envs=2", "num_steps_per_rollout=8", "video=false"]
+    words = [*env, *run, "total_timesteps=16", "num_eval_episodes=1", "max_episode_steps=8"]
+    trained = script(tmp_path, "mappo", "--id", "one", "with", *words)
+    assert trained.returncode == 0, trained.stderr
+    before = (tmp_path / "one" / "config.json").read_text()
+    other = ["total_timesteps=32", "policy.pretrained_checkpoint=/nowhere"]
+    refused = script(tmp_path, "mappo", "with", "resume=one", *other)
+    assert refused.returncode == 2
+    assert "there is no folder /nowhere" in refused.stderr
+    assert (tmp_path / "one" / "config.json").read_text() == before
+    assert script(tmp_path, "mappo", "with", "resume=one", other[0]).returncode == 0
+    assert '"total_timesteps": 32' in (tmp_path / "one" / "config.json").read_text()
 
 
 @pytest.mark.gpu
-def test_a_gpu_runs_it_in_bfloat16_with_first_ratios_of_one() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_a_gpu_runs_it_in_bfloat16_with_first_ratios_of_one(compiled: bool) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
@@ -64,7 +82,8 @@ def test_a_gpu_runs_it_in_bfloat16_with_first_ratios_of_one() -> None:
     from marlcore.recording import MemoryRecorder
     from tests.policies.openvla.helpers import vla_config
 
-    config = vla_config("acppo", algorithm={"num_epochs": 1, "num_minibatches": 1})
+    algorithm = {"num_epochs": 1, "num_minibatches": 1}
+    config = vla_config("acppo", algorithm=algorithm, policy={"compile": compiled})
     env = make_environments(config, seed=0, num_envs=config.training.num_envs)
     recorder = MemoryRecorder()
     device = torch.device("cuda", 0)

@@ -356,9 +356,7 @@ def _labelled_prompts(arrays: dict[str, NDArray[Any]]) -> Prompts:
 def _lm_head(context: Context) -> Tensor:
     name = "language_model.lm_head.weight"
     shards = find_shards(context.checkpoint.folder)
-    only = {name: shards.files[name]}
-    (tensor,) = [t for _, t in type(shards)(shards.folder, only).tensors(CPU)]
-    return tensor.float()
+    return dict(shards.tensors(CPU))[name].float()
 
 
 def _tolerance(name: str) -> float:

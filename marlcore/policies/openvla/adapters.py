@@ -57,7 +57,12 @@ class Adapters:
         generator: torch.Generator,
     ) -> None:
         depth = len(trunk.model.layers)
-        first = depth - min(depth, num_layers if num_layers is not None else depth)
+        if num_layers is not None and num_layers > depth:
+            raise ValueError(
+                f"policy.lora_layers={num_layers}, and the trunk has {depth} layers; give {depth} "
+                "at most, or null for all"
+            )
+        first = depth - (depth if num_layers is None else num_layers)
         layers = "|".join(str(i) for i in range(first, depth)) or "none"
         pattern = rf"model\.layers\.({layers})\.({targets})"
         self._names = tuple(names)
@@ -130,6 +135,11 @@ def load_adapter(model: OpenVLA, folder: Path) -> None:
     Raises:
         ValueError: naming each tensor that is missing, too many or of another shape.
     """
+    if not (folder / _SETTINGS).is_file():
+        raise ValueError(
+            f"there is no {folder / _SETTINGS}; give the folder of an adapter in PEFT's layout "
+            "(of an export: its folder lora_adapter)"
+        )
     settings = read_json(folder / _SETTINGS)
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"{folder} holds no LoRA adapter (peft_type {settings.get('peft_type')})")

@@ -137,7 +137,27 @@ def _from_folder(
         for module in (actors.proprio_projectors, actors.proprio_projectors_extended):
             module.requires_grad_(False)
     actors = actors.to(device)
-    return actors, _notes(actors, parts, num_images, kept, fresh)
+    if uses_beliefs:
+        fresh.append("weights of beliefs")
+    notes = _notes(actors, parts, num_images, kept, fresh)
+    return actors, (*notes, *_remarks(spec, opened, uses_beliefs))
+
+
+def _remarks(spec: EnvSpec, opened: files.Checkpoint, uses_beliefs: bool) -> list[str]:
+    """What a user may not have meant."""
+    size, wanted = spec.observation_shapes["images"][3], opened.shape.image_size
+    remarks: list[str] = []
+    if size != wanted:
+        remarks.append(
+            f"note: pictures of {size} pixels are resized to {wanted}; env.image_size={wanted} "
+            "saves that"
+        )
+    if uses_beliefs and spec.num_shared_views == 0:
+        remarks.append(
+            "note: no camera is seen by all agents, so estimates of each other's actions look at "
+            "black pictures alone; add one to env.cameras, for example frontview"
+        )
+    return remarks
 
 
 def _boundaries(
@@ -200,7 +220,7 @@ def _components(
         projector = ProprioProjector(proprio_size, hidden)
         tiny.randomise(projector, generator)
         fresh.append("proprio projector")
-    return head, projector, fresh
+    return head, projector, [*fresh, "adapters", "log_std", "critics"]
 
 
 def _tokens(spec: EnvSpec) -> int:
@@ -287,7 +307,7 @@ def _notes(
     notes = [
         f"backbone: {backbone / 1e6:,.1f} M parameters, {kind}, {size:.2f} GiB, frozen; "
         f"trained: {trained / 1e6:,.2f} M",
-        f"fresh: {', '.join(fresh) or 'nothing but adapters and critics'}",
+        f"fresh at the start of a run: {', '.join(fresh)}",
         f"tokens a pass: {actors.num_tokens}{padding}",
         f"image features: {num_images} new pictures a decision, "
         f"{kept.num_observations:,} decisions, {_place(parts.store)}",

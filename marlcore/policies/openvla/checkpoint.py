@@ -39,6 +39,7 @@ from marlcore.policies.openvla.tensors import (
     find_shards,
     load_into,
     read_state_dict,
+    refuse_non_finite,
     shapes_of,
 )
 
@@ -120,6 +121,7 @@ def load_model(
     state = {
         name: tensor.to(dtype) for name, tensor in shards.tensors(device) if name in wanted
     } | {name: tensor.to(device, dtype) for name, tensor in film.items()}
+    refuse_non_finite(state, checkpoint.folder)
     model.load_state_dict(state, assign=True)
     model.language_model.make_frequencies(device)
     return model.requires_grad_(False).eval()
@@ -216,3 +218,6 @@ def _check(
     found = faults(wanted, {**given, **shapes_of(film)})
     if found:
         raise ValueError("\n".join([f"{checkpoint.folder} does not fit an OpenVLA model:", *found]))
+    unlisted = shards.unlisted()
+    if unlisted:
+        raise ValueError(f"{checkpoint.folder} holds {unlisted[0]}, which no index names")

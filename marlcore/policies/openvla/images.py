@@ -62,6 +62,8 @@ def read_processor(config: Mapping[str, Any], size: int) -> ImageProcessor:
         raise ValueError(
             f"images were resized by {strategy}, {sorted(filters)}; known is resize-naive, bicubic"
         )
+    if not {"means", "stds"} <= config.keys():
+        raise ValueError("preprocessor_config.json names no means and stds of the towers")
     means, stds = (
         tuple(tuple(float(x) for x in tower) for tower in config[name])
         for name in ("means", "stds")

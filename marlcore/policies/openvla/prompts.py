@@ -17,7 +17,7 @@ from torch import Tensor
 
 from marlcore.policies.openvla.language import PAD
 
-BOS, STOP, PLACEHOLDER = 1, 2, 1
+UNKNOWN, BOS, STOP, PLACEHOLDER = 0, 1, 2, 1
 SPACE = 29871
 """Id of a lone space, which ends every prompt."""
 
@@ -100,6 +100,7 @@ class PromptTokenizer:
                 f"there is no {path}; the checkpoint needs its tokenizer.json (that of "
                 "openvla/openvla-7b, whose vocabulary every OpenVLA checkpoint shares)"
             )
+        self._path = path
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises this class itself
@@ -108,4 +109,9 @@ class PromptTokenizer:
     def ids(self, text: str) -> list[int]:
         """Return token ids, BOS first."""
         ids: list[int] = self._tokenizer.encode(text).ids
+        if UNKNOWN in ids:
+            raise ValueError(
+                f"{self._path} does not know all of {text!r}; it is another model's tokenizer, or "
+                "the instruction has signs that it cannot spell"
+            )
         return ids if ids and ids[0] == BOS else [BOS, *ids]

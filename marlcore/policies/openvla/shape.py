@@ -111,6 +111,12 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
     if trunk.get("model_type", "llama") != "llama":
         raise ValueError(f"its language model is {trunk['model_type']!r}; known is 'llama'")
     heads = trunk["num_attention_heads"]
+    whole = [name for name, default in _TRUNK_DEFAULTS.items() if isinstance(default, int)]
+    wrong = [name for name in whole if not isinstance(trunk[name], int) or trunk[name] < 1]
+    if wrong or trunk["hidden_size"] % heads:
+        named = wrong or ["hidden_size", "num_attention_heads"]
+        sizes = ", ".join(f"{name} {trunk[name]!r}" for name in named)
+        raise ValueError(f"its text_config makes no language model: {sizes}")
     return ModelShape(
         image_size=sizes.pop(),
         dino=dino,

@@ -40,6 +40,11 @@ class Shards:
             found |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
         return found
 
+    def unlisted(self) -> list[str]:
+        """Return the tensors of these files that the index does not name."""
+        held = (set(file.keys()) for _, file, _ in self._open("cpu"))
+        return sorted(set().union(*held) - self.files.keys())
+
     def tensors(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor on a device, file by file."""
         for path, file, names in self._open(str(device)):
@@ -112,8 +117,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch each raise their own
-        raise ValueError(f"{path} is damaged or no plain state dict: {error}") from error
-    if not isinstance(loaded, dict):
+        first = str(error).partition("\n")[0].partition(" (1)")[0]
+        raise ValueError(f"{path} is damaged or no plain state dict: {first}") from error
+    values = loaded.values() if isinstance(loaded, dict) else [None]
+    if not all(isinstance(value, Tensor) for value in values):
         raise ValueError(f"{path} holds no state dict")
     state = cast(dict[str, Tensor], loaded)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -145,7 +152,19 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, source: Path) -
     found = faults(wanted, shapes_of(state))
     if found:
         raise ValueError("\n".join([f"{source} does not fit:", *found]))
+    refuse_non_finite(state, source)
     module.load_state_dict(state)
+
+
+def refuse_non_finite(state: Mapping[str, Tensor], source: Path) -> None:
+    """Check that weights are numbers.
+
+    Raises:
+        ValueError: naming each tensor with a NaN or an infinity.
+    """
+    bad = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise ValueError(f"{source} holds NaN or infinite weights in {_listed(bad)}")
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Shape]:

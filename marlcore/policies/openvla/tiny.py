@@ -6,8 +6,6 @@ python -m marlcore.policies.openvla.tiny FOLDER
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -267,17 +265,3 @@ def _statistics(action_dim: int, proprio_size: int) -> dict[str, Any]:
 
     mask = [True] * (action_dim - 1) + [action_dim < ACTION_DIM]
     return {"action": {**quantiles(action_dim), "mask": mask}, "proprio": quantiles(proprio_size)}
-
-
-def main(argv: Sequence[str]) -> int:
-    """Write a small checkpoint where the command line says; returns the exit code."""
-    if len(argv) != 1 or argv[0].startswith("-"):
-        print(__doc__)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
-    make_tiny_checkpoint(Path(argv[0]))
-    print(f"wrote a random checkpoint of {TINY.num_hidden_layers} layers to {argv[0]}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

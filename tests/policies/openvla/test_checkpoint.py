@@ -19,6 +19,7 @@ from marlcore.policies.openvla.checkpoint import (
     load_proprio_projector,
     open_checkpoint,
 )
+from marlcore.policies.openvla.prompts import PromptTokenizer
 from marlcore.policies.openvla.tiny import TINY, make_tiny_checkpoint, random_model
 from tests.policies.openvla.helpers import CPU
 
@@ -103,6 +104,47 @@ def test_an_index_that_promises_something_else_is_refused(
     change_index(folder, change)
     with pytest.raises(ValueError, match=words):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("preprocessor_config.json", lambda d: d.pop("means"), "names no means and stds"),
+        ("config.json", lambda d: d["text_config"].update(num_hidden_layers="3"), "'3'"),
+        ("config.json", lambda d: d["text_config"].update(num_attention_heads=5), "heads 5"),
+    ],
+)
+def test_descriptions_that_make_no_model_are_refused(
+    folder: Path, file: str, change: Any, words: str
+) -> None:
+    document = json.loads((folder / file).read_text())
+    change(document)
+    (folder / file).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=words):
+        open_checkpoint(str(folder))
+
+
+def test_weights_that_are_no_numbers_are_named(folder: Path) -> None:
+    change_shard(folder, lambda tensors: tensors[NORM].fill_(float("nan")))
+    with pytest.raises(ValueError, match=f"NaN or infinite weights in {NORM}"):
+        load(folder)
+
+
+def test_a_tensor_that_no_index_names_is_refused(folder: Path) -> None:
+    change_shard(folder, lambda tensors: tensors.update(surprise=torch.zeros(1)))
+    with pytest.raises(ValueError, match="holds surprise, which no index names"):
+        load(folder)
+
+
+def test_a_tokenizer_that_cannot_spell_the_prompt_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    model = document["model"]
+    model["vocab"] = {k: v for k, v in model["vocab"].items() if v < 3}
+    model["merges"] = []
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="another model's tokenizer"):
+        PromptTokenizer(path).ids("lift")
 
 
 def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
@@ -289,5 +331,7 @@ def test_targets_that_match_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="matches no linear map"):
         adapters_of(model, ["shared"], targets="attention")
     assert not any(p.requires_grad for p in model.parameters())
+    with pytest.raises(ValueError, match="lora_layers=9, and the trunk has 3 layers"):
+        adapters_of(model, ["shared"], num_layers=9)
     adapters_of(model, ["shared"], num_layers=0)
     assert not any(p.requires_grad for p in model.parameters())

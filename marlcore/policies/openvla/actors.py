@@ -150,6 +150,10 @@ class OpenVLAActors(Actors):
         """Whether all agents have one adapter and one head."""
         return self._share
 
+    def adapter_of(self, agent: int) -> str:
+        """Return the name of the adapter that an agent's rows pass through."""
+        return "shared" if self._share else f"agent_{agent}"
+
     def components(self, agent: int) -> dict[str, nn.Module]:
         """Return what an agent has besides the backbone and its adapter, by OpenVLA-OFT's names."""
         group = 0 if self._share else agent
@@ -236,7 +240,7 @@ class OpenVLAActors(Actors):
         x = torch.zeros(sizes, dtype=self.backbone.dtype, device=self.backbone.device)
 
         def one_layer() -> Tensor:
-            names = ["shared" if self._share else f"agent_{agent}" for agent in range(sizes[0])]
+            names = [self.adapter_of(agent) for agent in range(sizes[0])]
             with self._autocast(), self.adapters.scope(names):
                 return trunk(x.requires_grad_(), None, layers=slice(depth - 1, depth))
 
@@ -263,7 +267,7 @@ class OpenVLAActors(Actors):
         picked, num_rows = list(agents), inputs["proprio"].shape[0]
         device = self.backbone.device
         prompts = self.prompts.to(device).rows(torch.tensor(picked * num_rows, device=device))
-        names = ["shared" if self._share else f"agent_{agent}" for agent in picked] * num_rows
+        names = [self.adapter_of(agent) for agent in picked] * num_rows
         extras: Inputs = {}
         trunk, first = self.backbone.language_model, self._first_layer
         scope = partial(self.adapters.scope, names)
@@ -286,7 +290,7 @@ class OpenVLAActors(Actors):
         action_hidden = self.backbone.action_hidden(hidden, prompts).float()
         normalised = self._heads_of(action_hidden.unflatten(0, (num_rows, -1)), picked)
         actions = self.action_quantiles.unnormalise(normalised)[..., : self.layout.width]
-        log_std = self._bounded_log_std()
+        log_std = self.bounded_log_std()
         log_std = log_std.expand(len(picked), -1) if self._share else log_std[picked]
         distribution = self.layout.from_outputs(actions.flatten(2), log_std, agents=picked)
         return distribution, extras
@@ -328,8 +332,8 @@ class OpenVLAActors(Actors):
         rows = [self.heads[agent](action_hidden[:, i]) for i, agent in enumerate(agents)]
         return torch.stack(rows, dim=1)
 
-    def _bounded_log_std(self) -> Tensor:
-        """Clamp it, and let the gradient through: beyond a bound it could never come back else."""
+    def bounded_log_std(self) -> Tensor:
+        """Return log sigma [groups, D], clamped; the gradient passes, so that it can come back."""
         return self.log_std + (self.log_std.clamp(*self._log_std_bounds) - self.log_std).detach()
 
     def _normalised(self, proprio: Tensor) -> Tensor:

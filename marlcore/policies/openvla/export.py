@@ -46,17 +46,16 @@ def export_actors(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already and not empty; name another folder")
-    shared = actors.is_shared
-    agents = [None] if shared else list(range(actors.layout.num_agents))
-    places = [folder if agent is None else folder / f"agent_{agent}" for agent in agents]
-    for agent, place in zip(agents, places, strict=True):
+    agents = [0] if actors.is_shared else list(range(actors.layout.num_agents))
+    names = [actors.adapter_of(agent) for agent in agents]
+    places = [folder] if actors.is_shared else [folder / name for name in names]
+    for agent, name, place in zip(agents, names, places, strict=True):
         place.mkdir(parents=True)
-        name = "shared" if agent is None else f"agent_{agent}"
         actors.adapters.save(name, place / "lora_adapter")
-        for component, module in actors.components(0 if agent is None else agent).items():
+        for component, module in actors.components(agent).items():
             state = {f"module.{k}": t.detach().cpu() for k, t in module.state_dict().items()}
             torch.save(state, place / f"{component}--{num_steps}_checkpoint.pt")
-        log_std = actors.log_std[0 if agent is None else agent].tolist()
+        log_std = actors.bounded_log_std()[agent].tolist()
         write_json(place / "log_std.json", {"log_std": log_std})
         statistics = {"marlcore": _statistics(actors)}
         if source is not None:

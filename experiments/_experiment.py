@@ -6,6 +6,7 @@ inside the run); 130 and 143 stopped by SIGINT and SIGTERM after saving.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,11 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import _help, _launch, _mongo, _output, _rundir, _stop
+from experiments import _help, _launch, _output, _rundir, _stop
 from experiments._arguments import Arguments, read_arguments
 from experiments._overrides import Resolved, resolve, resolve_resumed
 from experiments._script import Script
 from experiments._words import Words, read_words
+from experiments.tracking import mirrors, mongo
+from experiments.tracking.redaction import refuse_in_config
+from experiments.tracking.spool import Spool, open_spool
+from experiments.tracking.view import flat
 from marlcore.config_errors import ConfigError
 
 _OUT_OF_MEMORY = (
@@ -42,6 +47,7 @@ def commandline(script: Script, argv: Sequence[str]) -> int:
             return 0
         words = read_words(arguments.words, script.named)
         resolved = _resolve(script, words)
+        refuse_in_config(flat(resolved.config.model_dump(mode="json")))
         if arguments.command == "print_config":
             _help.print_config(resolved)
             return 0
@@ -90,17 +96,21 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
         return _follow(resolved, checkpoint)
     if run_id is not None:
         _rundir.check_id(run_id)
-    mongo = _mongo.connect()
+    mongo.target(_rundir.runs_dir())  # refuses a URI that is none
     if resume is None:
         run_dir = _rundir.create(script.name, values, run_id)
     else:
         run_dir = _rundir.find_run(resume)
-    with _output.copied_to(run_dir / _rundir.OUTPUT), _stop.install():
+    with (
+        contextlib.closing(open_spool(run_dir)) as spool,
+        _output.copied_to(run_dir / _rundir.OUTPUT),
+        _stop.install(),
+    ):
+        followers = mirrors.start(run_dir, values, resolved.config.logging)
         try:
-            return _train(script, resolved, run_dir, checkpoint, options, mongo)
+            return _train(script, resolved, spool, checkpoint, options)
         finally:
-            if mongo is not None:
-                mongo[0].close()
+            mirrors.close(followers)
 
 
 def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
@@ -110,7 +120,7 @@ def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
     nowhere = Path(os.devnull) if checkpoint is None else checkpoint.parent
     try:
         with _stop.install():
-            _run.run(resolved.config, run_dir=nowhere, sacred_run=None, resume_from=checkpoint)
+            _run.run(resolved.config, run_dir=nowhere, spool=None, resume_from=checkpoint)
     except ValueError as error:  # the first process says the same, with its traceback on record
         _print_error(error)
         return 2
@@ -122,29 +132,25 @@ def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
 def _train(
     script: Script,
     resolved: Resolved,
-    run_dir: Path,
+    spool: Spool,
     checkpoint: Path | None,
     options: dict[str, str],
-    mongo: tuple[Any, str] | None,
 ) -> int:
+    run_dir = spool.run_dir
     recorded_before = _recorded(run_dir)
     print(f"run {run_dir.name} in {run_dir}" + (f", from {checkpoint}" if checkpoint else ""))
     try:
         from experiments import _run, _sacred
 
-        def main(sacred_run: Any) -> dict[str, Any]:
-            result = _run.run(
-                resolved.config, run_dir=run_dir, sacred_run=sacred_run, resume_from=checkpoint
-            )
+        def main() -> dict[str, Any]:
+            result = _run.run(resolved.config, run_dir=run_dir, spool=spool, resume_from=checkpoint)
             stop = _stop.stop_requested()
             if result.get("reason") not in ("completed", "success"):
                 raise _stop.StopRequested(stop or "SIGTERM")  # it may have come to another rank
             return {k: str(v) if isinstance(v, Path) else v for k, v in result.items()}
 
         config = resolved.config.model_dump(mode="json")
-        result = _sacred.run(
-            script, config, run_dir=run_dir, options=options, mongo=mongo, main=main
-        )
+        result = _sacred.run(script, config, spool=spool, options=options, main=main)
     except KeyboardInterrupt as stop:
         return _stopped(script, run_dir, stop)
     except ValueError as error:

@@ -2,29 +2,54 @@
 
 Python's streams are copied, not file descriptors: a pipe in front of the terminal would end live
 displays. What a display draws goes to the terminal alone (`terminal`), its lines to `log_line`.
+Secrets are left out of the copy.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from experiments.tracking.redaction import RedactedStream
+from marlcore.durable import AppendFile
+
+
+class _Log:
+    """The copy; on a full disk text waits in memory, so that what is being said is not hidden."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = AppendFile(path)
+        self._lock = threading.RLock()
+        self._stream = RedactedStream()
+        self._waiting = b""
+
+    def write(self, text: str) -> None:
+        with self._lock:
+            self._waiting += self._stream.feed(text).encode("utf-8", "backslashreplace")
+            with suppress(OSError):
+                self._file.try_append(self._waiting)
+                self._waiting = b""
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.append(self._waiting + self._stream.rest().encode("utf-8", "replace"))
+            self._file.close()
+
 
 class _Tee(io.TextIOBase):
     """Writes to a stream and to a log; everything else is the stream's."""
 
-    def __init__(self, stream: TextIO, log: TextIO) -> None:
+    def __init__(self, stream: TextIO, log: _Log) -> None:
         self.stream = stream
         self.log = log
 
     def write(self, text: str) -> int:
-        with suppress(OSError):  # a full disk must not hide what is being said
-            self.log.write(text)
-            self.log.flush()
+        self.log.write(text)
         with suppress(OSError):  # a terminal that went away does not end the run
             self.stream.write(text)
         return len(text)
@@ -55,12 +80,13 @@ class _Tee(io.TextIOBase):
 def copied_to(path: Path) -> Iterator[None]:
     """Append to `path` all that is printed while the context lasts."""
     stdout, stderr = sys.stdout, sys.stderr
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as log:
-        sys.stdout, sys.stderr = _Tee(stdout, log), _Tee(stderr, log)
-        try:
-            yield
-        finally:
-            sys.stdout, sys.stderr = stdout, stderr
+    log = _Log(path)
+    sys.stdout, sys.stderr = _Tee(stdout, log), _Tee(stderr, log)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+        log.close()
 
 
 def terminal() -> TextIO:
@@ -72,4 +98,3 @@ def log_line(text: str) -> None:
     """Write a line to the copy alone; nothing happens where there is none."""
     if isinstance(sys.stdout, _Tee):
         sys.stdout.log.write(text + "\n")
-        sys.stdout.log.flush()

@@ -16,6 +16,7 @@ import torch
 from experiments._rundir import read_config, write_config
 from experiments._stop import stop_requested
 from experiments.recorders import make_recorder
+from experiments.tracking.spool import Spool
 from marlcore import distributed
 from marlcore.algorithms import PPOUpdater, build_algorithm
 from marlcore.checkpoint import (
@@ -28,6 +29,7 @@ from marlcore.checkpoint import (
 from marlcore.collector import Collector
 from marlcore.config import ExperimentConfig, OpenVLAConfig
 from marlcore.config_errors import parse_config
+from marlcore.durable import patiently, write_whole
 from marlcore.envs import EnvSpec, VectorEnv, make_vector_env
 from marlcore.evaluation import EvaluationResult, evaluate, record_video
 from marlcore.policies.build import PolicyNeeds, build_policy
@@ -35,7 +37,7 @@ from marlcore.policies.layout import Kept
 from marlcore.policies.protocol import Policy
 from marlcore.recording import MemoryRecorder, Recorder
 from marlcore.rng import NoiseSource, make_generator
-from marlcore.trainer import Outcome, Progress, Trainer
+from marlcore.trainer import Outcome, Trainer
 
 EVALUATION_SEED_OFFSET = 1_000_003
 """Evaluated episodes are none of those trained on: their environments have another seed."""
@@ -81,15 +83,15 @@ def run(
     config: ExperimentConfig,
     *,
     run_dir: Path,
-    sacred_run: Any | None,
+    spool: Spool | None,
     resume_from: Path | None,
 ) -> dict[str, Any]:
     """Train, evaluate, film; return what the summary shows.
 
     Args:
         config: of the run.
-        run_dir: exists; checkpoints, metrics, evaluation and video go there.
-        sacred_run: Sacred's record of the run, if there is one.
+        run_dir: exists; checkpoints, evaluation and video go there.
+        spool: the run's record; the first process has it.
         resume_from: checkpoint to go on from.
 
     Raises:
@@ -111,11 +113,16 @@ def run(
         state = None if resume_from is None else _load(run_dir, resume_from, device)
         if state is not None:
             trainer.restore(state)
-        if distributed.is_main():  # nothing of the record is touched before the run can go on
+        if spool is not None:  # nothing of the record is touched before the run can go on
             write_config(run_dir, config.model_dump(mode="json"))
             store.clean()
             store.drop_after(trainer.progress.env_steps)
-            trainer.recorder = _recorder(config, run_dir, sacred_run, trainer.progress)
+            trainer.recorder = make_recorder(
+                config,
+                spool=spool,
+                start_step=trainer.progress.env_steps,
+                start_update=trainer.progress.num_updates,
+            )
             stack.callback(trainer.recorder.close)
         outcome = trainer.train()
         env.close()
@@ -195,18 +202,6 @@ def _policy(
     )
 
 
-def _recorder(
-    config: ExperimentConfig, run_dir: Path, sacred_run: Any | None, progress: Progress
-) -> Recorder:
-    return make_recorder(
-        config,
-        run_dir=run_dir,
-        sacred_run=sacred_run,
-        start_step=progress.env_steps,
-        start_update=progress.num_updates,
-    )
-
-
 def _load(run_dir: Path, wanted: Path, device: torch.device) -> TrainState:
     """Load the wanted checkpoint, or loudly the newest whole one before it."""
     candidates = numbered_checkpoints(run_dir)
@@ -236,7 +231,7 @@ def _final_evaluation(
         video=video,
     )
     path = run_dir / "evaluation.json"
-    path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_whole(path, json.dumps(result, indent=1))
     recorder.record(result["metrics"], step=outcome.progress.env_steps)
     recorder.add_artifact(path)
     if video is not None:
@@ -268,7 +263,11 @@ def evaluate_run(
         outcome = evaluate(policy, env, num_episodes=num_episodes, noise=noise, device=device)
     if video is not None:
         print(f"filming an episode to {video}", flush=True)
-        _film(config, policy, video, seed=seed, device=device)
+        patiently(
+            lambda: _film(config, policy, video, seed=seed, device=device),
+            place=video,
+            what=str(video),
+        )
     return {
         **_describe_evaluation(outcome),
         "env_steps": state.progress["env_steps"],

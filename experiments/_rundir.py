@@ -1,12 +1,9 @@
 """Run directories: made once, found by path, id or prefix; the configuration and output in them.
 
     runs/20261122-074501-acppo-3f2a/
-        config.json              the resolved configuration
-        stdout.log               all that the run printed, tracebacks included
-        metrics.jsonl            a record per update and evaluation
         checkpoint_<env steps>/  the newest checkpoints
         checkpoint_best/         the best one
-        sacred/                  what Sacred keeps
+        config.json, ...         the record (experiments.tracking.spool)
 
 The directory of all runs is `runs`, or MARL_RUNS_DIR.
 """
@@ -22,12 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.tracking.spool import CONFIG, METRICS, OUTPUT
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
+from marlcore.durable import write_whole
 
-CONFIG = "config.json"
-METRICS = "metrics.jsonl"
-OUTPUT = "stdout.log"
+__all__ = ["CONFIG", "METRICS", "OUTPUT"]
+
 BEST = "checkpoint_best"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -81,13 +79,7 @@ def create(name: str, config: Mapping[str, Any], run_id: str | None = None) -> P
 
 def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Write config.json whole or not at all."""
-    temporary = run_dir / (CONFIG + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(config, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(run_dir / CONFIG)
+    write_whole(run_dir / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Orderly stops: SIGINT and SIGTERM set a flag that the training loop asks for between updates.
+"""Orderly stops: a signal sets a flag that the training loop asks for between updates.
 
-The second signal stops at once.
+The second signal stops at once. What a stopped run is called: INTERRUPTED after SIGINT (a person),
+PREEMPTED after SIGTERM (a scheduler, a shutdown), TIMEOUT after SIGXCPU (a limit of CPU time).
 """
 
 from __future__ import annotations
@@ -10,22 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STATUSES = {"SIGINT": "INTERRUPTED", "SIGTERM": "PREEMPTED", "SIGXCPU": "TIMEOUT"}
+
 _requested: list[signal.Signals] = []
 
 
 class StopRequested(KeyboardInterrupt):
     """A signal asked to stop, and the run has saved its state.
 
-    A KeyboardInterrupt, for that is what Sacred records as INTERRUPTED instead of FAILED.
+    A KeyboardInterrupt with a STATUS, for that is what Sacred records instead of FAILED.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.signal = signal.Signals[name]
+        self.STATUS = STATUSES[name]
 
 
 def stop_requested() -> str | None:
-    """The signal that asked to stop ("SIGINT", "SIGTERM"); None while there is none."""
+    """The signal that asked to stop (a key of STATUSES); None while there is none."""
     return _requested[0].name if _requested else None
 
 
@@ -38,8 +42,8 @@ def exit_code(signum: int) -> int:
 def install() -> Iterator[None]:
     """Handle the signals while the context lasts; only in the main thread of the main process."""
     _requested.clear()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, _handle) for number in signals}
+    numbers = [signal.Signals[name] for name in STATUSES]
+    before = {number: signal.signal(number, _handle) for number in numbers}
     try:
         yield
     finally:

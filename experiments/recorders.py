@@ -1,33 +1,28 @@
-"""Recorders of other tools: TensorBoard, Weights & Biases, Sacred. Each implements Recorder.
-
-TensorBoard and W&B are comforts: when one fails, a warning is printed once and training goes on.
-"""
+"""Recorders of other tools: TensorBoard, Weights & Biases; and those that a training loop gets."""
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Mapping
+import netrc
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from experiments import _rundir
 from experiments.console import ConsoleRecorder
+from experiments.tracking.redaction import WANDB_KEY, read_secret
+from experiments.tracking.spool import Spool
 from marlcore.config import ExperimentConfig, LoggingConfig
-from marlcore.recording import JsonLinesRecorder, Recorder, TeeRecorder, drop_after
-
-_NAMES_OF_SACRED = ("run.json", "config.json", "cout.txt", "metrics.json")
-"""An artifact of such a name would end Sacred's recording of files."""
+from marlcore.recording import TeeRecorder
 
 
 class TensorBoardRecorder:
-    """Writes scalars to TensorBoard files; on resuming, later points of the old run are purged."""
+    """Writes scalars to TensorBoard files."""
 
-    def __init__(self, log_dir: Path, *, start_step: int = 0) -> None:
+    def __init__(self, log_dir: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        purge_step = start_step + 1 if start_step else None
-        self._writer: Any = SummaryWriter(str(log_dir), purge_step=purge_step)
+        self._writer: Any = SummaryWriter(str(log_dir))
 
     def record(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Write each metric as a scalar."""
@@ -45,27 +40,35 @@ class TensorBoardRecorder:
 
 
 class WandbRecorder:
-    """Sends metrics and artifacts to Weights & Biases, or keeps them in the run for `wandb sync`.
+    """Sends metrics and artifacts to Weights & Biases, or keeps them in the run's directory.
 
     The x axis of every metric is `env_steps`, not W&B's own step, which cannot go back: a resumed
-    run repeats the steps after its checkpoint.
+    run repeats the steps after its checkpoint. What W&B would collect by itself (command, host,
+    environment, output) is left out: the run's own record has it, without secrets.
     """
 
     def __init__(
-        self, run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig, *, resumes: bool
+        self, run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig, *, online: bool
     ) -> None:
         import wandb
 
         self._run: Any = wandb.init(
             project=settings.wandb_project,
             entity=settings.wandb_entity,
-            mode="online" if settings.wandb == "online" else "offline",
+            mode="online" if online else "offline",
             id=run_dir.resolve().name,
             name=run_dir.resolve().name,
             dir=str(run_dir),
             config=dict(config),
-            resume="allow" if resumes and settings.wandb == "online" else None,
-            settings=wandb.Settings(console="off", save_code=False, disable_git=True, silent=True),
+            resume="allow" if online else None,
+            settings=wandb.Settings(
+                console="off",
+                save_code=False,
+                disable_git=True,
+                silent=True,
+                x_disable_meta=True,
+                api_key=read_secret(WANDB_KEY) if online else None,
+            ),
         )
         self._run.define_metric("env_steps")
         self._run.define_metric("*", step_metric="env_steps")
@@ -83,104 +86,29 @@ class WandbRecorder:
         self._run.finish()
 
 
-class SacredRecorder:
-    """Hands metrics and artifacts to a Sacred run."""
-
-    def __init__(self, sacred_run: Any) -> None:
-        self._run = sacred_run
-
-    def record(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Log each finite metric; JSON and Omniboard have no other numbers."""
-        for key, value in metrics.items():
-            if math.isfinite(value):
-                self._run.log_scalar(key, float(value), step)
-
-    def add_artifact(self, path: Path) -> None:
-        """Keep the file with the run."""
-        if not path.is_file():
-            raise FileNotFoundError(f"artifact {path} does not exist")
-        name = f"artifact_{path.name}" if path.name in _NAMES_OF_SACRED else path.name
-        self._run.add_artifact(str(path), name=name)
-
-    def close(self) -> None:
-        """Do nothing: Sacred ends its run itself."""
-
-
-class TolerantRecorder:
-    """Wraps a recorder that may fail: the first failure is reported and ends its use."""
-
-    def __init__(self, name: str, make: Callable[[], Recorder]) -> None:
-        self._name = name
-        self._recorder: Recorder | None = None
-        self._attempt(lambda: setattr(self, "_recorder", make()))
-
-    def record(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Record, unless an earlier call failed."""
-        recorder = self._recorder
-        if recorder is not None:
-            self._attempt(lambda: recorder.record(metrics, step=step))
-
-    def add_artifact(self, path: Path) -> None:
-        """Hand the artifact on, unless an earlier call failed."""
-        recorder = self._recorder
-        if recorder is not None:
-            self._attempt(lambda: recorder.add_artifact(path))
-
-    def close(self) -> None:
-        """Close, unless an earlier call failed."""
-        recorder = self._recorder
-        if recorder is not None:
-            self._attempt(recorder.close)
-
-    def _attempt(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever a logging service raises is no reason to stop
-            self._recorder = None
-            print(
-                f"warning: {self._name} failed and gets no more metrics "
-                f"({type(error).__name__}: {error}); metrics.jsonl has them all",
-                file=sys.stderr,
-            )
+def has_wandb_key() -> bool:
+    """Whether W&B can be asked: a key in the environment, its file, or what `wandb login` left."""
+    if read_secret(WANDB_KEY):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def make_recorder(
-    config: ExperimentConfig,
-    *,
-    run_dir: Path,
-    sacred_run: Any | None,
-    start_step: int = 0,
-    start_update: int = 0,
+    config: ExperimentConfig, *, spool: Spool, start_step: int = 0, start_update: int = 0
 ) -> TeeRecorder:
-    """All recorders that a configuration asks for; the run's own file first.
+    """What a training loop records to: the spool first, then the console.
 
     `start_step` and `start_update` are those of the checkpoint that the run resumes from: records
-    after it are dropped.
+    after it are taken back.
     """
-    drop_after(run_dir / _rundir.METRICS, step=start_step)
-    recorders: list[Recorder] = [
-        JsonLinesRecorder(run_dir / _rundir.METRICS),
-        ConsoleRecorder(
-            config.logging.console,
-            total_env_steps=config.training.total_timesteps,
-            start_step=start_step,
-            start_update=start_update,
-        ),
-    ]
-    if sacred_run is not None:
-        recorders.append(SacredRecorder(sacred_run))
-    if config.logging.tensorboard:
-        place = run_dir / "tensorboard"
-        recorders.append(
-            TolerantRecorder(
-                "TensorBoard", lambda: TensorBoardRecorder(place, start_step=start_step)
-            )
-        )
-    if config.logging.wandb != "off":
-        values, settings = config.model_dump(mode="json"), config.logging
-        recorders.append(
-            TolerantRecorder(
-                "W&B", lambda: WandbRecorder(run_dir, values, settings, resumes=start_step > 0)
-            )
-        )
-    return TeeRecorder(recorders)
+    console = ConsoleRecorder(
+        config.logging.console,
+        total_env_steps=config.training.total_timesteps,
+        start_step=start_step,
+        start_update=start_update,
+    )
+    return TeeRecorder([spool.recorder(resumed_at=start_step), console])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from safetensors.torch import (  # their PathLike has no type argument
     save_file,  # pyright: ignore[reportUnknownVariableType]
 )
 from torch import Tensor
+
+from marlcore.durable import patiently, sync
 
 _FORMAT = 1
 _FILES = ("policy.safetensors", "training.safetensors", "state.json")
@@ -50,6 +51,21 @@ def save_checkpoint(directory: Path, state: TrainState) -> None:
     """Write `state`: `directory` holds all of it or does not exist. An older one is replaced."""
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(temporary, state)
+    except BaseException:  # of a full disk: what there is would only take space
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if directory.exists():
+        outdated = directory.with_name(f".{directory.name}.old")
+        shutil.rmtree(outdated, ignore_errors=True)
+        directory.rename(outdated)
+        shutil.rmtree(outdated)
+    temporary.rename(directory)
+    sync(directory.parent)
+
+
+def _write(temporary: Path, state: TrainState) -> None:
     temporary.mkdir(parents=True)
     save_file(_storable(state.policy), temporary / "policy.safetensors")
     save_file(_storable(state.training), temporary / "training.safetensors")
@@ -57,15 +73,8 @@ def save_checkpoint(directory: Path, state: TrainState) -> None:
     sums = {name: _sha256(temporary / name) for name in _FILES}
     _write_json(temporary / "manifest.json", {"format": _FORMAT, "sha256": sums})
     for name in (*_FILES, "manifest.json"):
-        _sync(temporary / name)
-    _sync(temporary)
-    if directory.exists():
-        outdated = directory.with_name(f".{directory.name}.old")
-        shutil.rmtree(outdated, ignore_errors=True)
-        directory.rename(outdated)
-        shutil.rmtree(outdated)
-    temporary.rename(directory)
-    _sync(directory.parent)
+        sync(temporary / name)
+    sync(temporary)
 
 
 def load_checkpoint(directory: Path, device: torch.device) -> TrainState:
@@ -105,11 +114,16 @@ class CheckpointStore:
         """Write `checkpoint_<env_steps>`, drop the oldest, and renew `checkpoint_best` if it is."""
         path = self._directory / f"checkpoint_{env_steps}"
         if is_best:  # first: a kill between the two is then made good by the resumed run
-            save_checkpoint(self.best, state)
-        save_checkpoint(path, state)
+            self._save(self.best, state)
+        self._save(path, state)
         for outdated in self.newest_first()[self._keep :]:
             shutil.rmtree(outdated)
         return path
+
+    @staticmethod
+    def _save(path: Path, state: TrainState) -> None:
+        """Save, waiting while the disk is full."""
+        patiently(lambda: save_checkpoint(path, state), place=path, what=path.name)
 
     def drop_after(self, env_steps: int) -> None:
         """Remove checkpoints of a future that the run, resumed at `env_steps`, will not have."""
@@ -218,11 +232,3 @@ def _read_json(path: Path) -> dict[str, object]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,12 +6,14 @@ stand behind it.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
+
+from marlcore.durable import LineFile, read_lines
 
 
 class Recorder(Protocol):
@@ -50,22 +52,25 @@ class MemoryRecorder:
 
 
 class JsonLinesRecorder:
-    """Appends a line `{"step": .., "time": .., "metrics": {..}}` a record; whole after every call.
+    """Appends a line `{"step": .., "time": .., "metrics": {..}, "crc32": ".."}` a record.
 
-    Numbers that are not finite are written as null, for JSON has no others. On resuming, records
-    later than the checkpoint are dropped first (`drop_after`), so that a repeated step stands once.
+    A line is whole and seen by other processes after every call (marlcore.durable); a full disk
+    pauses the call. Numbers that are not finite are the texts NaN, Infinity, -Infinity, since JSON
+    has no others. Nothing is ever rewritten: a run that resumes from a checkpoint takes back the
+    records after it by a line `{"rewind": step, ..}`.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = LineFile(path)
 
     def record(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Append a line and flush it."""
-        values = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, "time": time.time(), "metrics": values}) + "\n")
-        self._file.flush()
+        """Append a line."""
+        values = {key: _written(float(value)) for key, value in metrics.items()}
+        self._file.append({"step": step, "time": time.time(), "metrics": values})
+
+    def rewind(self, step: int) -> None:
+        """Take back the records later than `step`: they are going to be repeated."""
+        self._file.append({"rewind": step, "time": time.time()})
 
     def add_artifact(self, path: Path) -> None:
         """Do nothing: artifacts lie beside the file already."""
@@ -97,17 +102,43 @@ class TeeRecorder:
             recorder.close()
 
 
-def read_records(path: Path) -> list[dict[str, object]]:
-    """Read the lines of a JsonLinesRecorder without a torn last line (the process was killed)."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+@dataclass(frozen=True)
+class Record:
+    """What was recorded at one moment."""
+
+    step: int
+    """Env steps."""
+    time: float
+    """Seconds since 1970."""
+    metrics: dict[str, float]
 
 
-def drop_after(path: Path, *, step: int) -> None:
-    """Rewrite a metrics file without records later than `step`, atomically; no file, no change."""
-    if not path.exists():
-        return
-    kept = [record for record in read_records(path) if int(str(record["step"])) <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    temporary.replace(path)
+def read_records(path: Path) -> list[Record]:
+    """Read the records that stand: without a torn last line, damaged lines and what was rewound."""
+    records: list[Record] = []
+    for document in read_lines(path)[0]:
+        add_line(records, document)
+    return records
+
+
+def add_line(records: list[Record], document: Mapping[str, object]) -> bool:
+    """Apply a line of a metrics file to the records before it; whether it took some back."""
+    if "rewind" in document:
+        step, before = int(str(document["rewind"])), len(records)
+        records[:] = [record for record in records if record.step <= step]
+        return len(records) < before
+    metrics = cast(dict[str, object], document["metrics"])
+    values = {key: _read(value) for key, value in metrics.items()}
+    step, moment = int(str(document["step"])), float(str(document["time"]))
+    records.append(Record(step, moment, values))
+    return False
+
+
+def _written(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _read(value: object) -> float:
+    return math.nan if value is None else float(str(value))  # None: of an older version

@@ -22,6 +22,7 @@ FLOORS = {
     "config_keys": 0,
     "config_errors": 0,
     "cadence": 0,
+    "durable": 0,
     "distributed": 1,
     "statistics": 1,
     "rng": 1,

@@ -114,7 +114,7 @@ def test_two_processes_equal_one_with_twice_the_environments(
         may_flip = name == "acppo" and "openvla" in str(sections) and "critics" in key
         assert (~close).float().mean() <= (5e-3 if may_flip else 0), key
     for (step, metrics), (expected_step, expected) in zip(
-        first["metrics"], alone["metrics"], strict=True
+        first.metrics, alone.metrics, strict=True
     ):
         assert step == expected_step
         assert metrics["rollout/num_episodes"] == expected["rollout/num_episodes"]
@@ -145,7 +145,7 @@ def test_torchrun_makes_one_record_and_goes_on_with_as_many_processes(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
     second = torchrun(tmp_path, "with", "resume=two", "total_timesteps=768")
     assert second.returncode == 0, second.stdout + second.stderr
-    steps = [record["step"] for record in read_records(tmp_path / "two" / "metrics.jsonl")]
+    steps = [record.step for record in read_records(tmp_path / "two" / "metrics.jsonl")]
     assert steps == [256, 512, 512, 768, 768]
     alone = subprocess.run(
         [sys.executable, "experiments/mappo.py", "with", "resume=two", "total_timesteps=1024"],
@@ -184,8 +184,8 @@ def test_num_gpus_starts_as_many_processes_and_a_signal_reaches_all(tmp_path: Pa
     assert process.returncode == 143, output
     assert output.count("resume with: python experiments/mappo.py with resume=two") == 1
     first = next(iter(read_records(metrics)))
-    assert first["step"] == 2 * 2 * 64  # processes, environments, decisions
-    steps = list(read_records(metrics))[-1]["step"]
+    assert first.step == 2 * 2 * 64  # processes, environments, decisions
+    steps = list(read_records(metrics))[-1].step
     again = run_script(tmp_path, "with", "resume=two", f"total_timesteps={steps + 256}")
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output

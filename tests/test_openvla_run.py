@@ -37,9 +37,9 @@ def test_openvla_tiny_trains_evaluates_films_and_exports(tmp_path: Path) -> None
     run = tmp_path / "vla"
     assert (run / "video.mp4").stat().st_size > 10_000
     records = list(read_records(run / "metrics.jsonl"))
-    assert [record["step"] for record in records] == [64, 128, 128]
+    assert [record.step for record in records] == [64, 128, 128]
     for record in records:
-        for key in record["metrics"]:
+        for key in record.metrics:
             metrics.meaning(key)
     checkpoint = run / "checkpoint_128"
     assert sum(path.stat().st_size for path in checkpoint.iterdir()) < 3e6  # without the backbone

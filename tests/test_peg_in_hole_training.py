@@ -30,9 +30,7 @@ def test_two_arms_learn_something_in_minutes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "short"
     records = read_records(run / "metrics.jsonl")
-    returns = [
-        r["metrics"]["rollout/return_mean"] for r in records if "update/entropy" in r["metrics"]
-    ]
+    returns = [r.metrics["rollout/return_mean"] for r in records if "update/entropy" in r.metrics]
     assert len(returns) == 12
     assert sum(returns[-2:]) / 2 > sum(returns[:2]) / 2 + 2.0
     evaluation = json.loads((run / "evaluation.json").read_text())

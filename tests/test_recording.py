@@ -12,7 +12,6 @@ from marlcore.recording import (
     JsonLinesRecorder,
     MemoryRecorder,
     TeeRecorder,
-    drop_after,
     read_records,
 )
 
@@ -25,24 +24,34 @@ def write(path: Path, *steps: int) -> None:
 
 
 def steps(path: Path) -> list[object]:
-    return [record["step"] for record in read_records(path)]
+    return [record.step for record in read_records(path)]
 
 
 def test_a_record_is_on_the_disk_after_every_call(tmp_path: Path) -> None:
     recorder = JsonLinesRecorder(tmp_path / "run" / "metrics.jsonl")
     recorder.record({"a": 1.0}, step=3)
     (record,) = read_records(tmp_path / "run" / "metrics.jsonl")
-    assert (record["step"], record["metrics"]) == (3, {"a": 1.0})
+    assert (record.step, record.metrics) == (3, {"a": 1.0})
     recorder.close()
 
 
-def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_come_back_from_strict_json(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     recorder = JsonLinesRecorder(path)
-    recorder.record({"a": math.nan, "b": math.inf, "c": 0.0}, step=1)
+    recorder.record({"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.0}, step=1)
     recorder.close()
-    metrics = json.loads(path.read_text(), parse_constant=pytest.fail)["metrics"]
-    assert metrics == {"a": None, "b": None, "c": 0.0}
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+    (record,) = read_records(path)
+    assert math.isnan(record.metrics.pop("a"))
+    assert record.metrics == {"b": math.inf, "c": -math.inf, "d": 0.0}
+
+
+def test_a_file_of_an_older_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "time": 2.0, "metrics": {"a": null, "b": 3.0}}\n')
+    (record,) = read_records(path)
+    assert (record.step, record.time, record.metrics["b"]) == (1, 2.0, 3.0)
+    assert math.isnan(record.metrics["a"])
 
 
 def test_a_file_is_continued(tmp_path: Path) -> None:
@@ -59,26 +68,32 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     assert steps(path) == [1]
 
 
-def test_records_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+def test_a_rewind_takes_back_the_records_after_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, 100, 200, 300)
-    drop_after(path, step=200)
-    assert steps(path) == [100, 200]
-    assert [item.name for item in tmp_path.iterdir()] == ["metrics.jsonl"]
+    recorder = JsonLinesRecorder(path)
+    recorder.rewind(200)
+    recorder.record({"a": 1.0}, step=250)
+    recorder.close()
+    assert steps(path) == [100, 200, 250]
+    assert len(path.read_text().splitlines()) == 5  # nothing was rewritten
 
 
-def test_dropping_mends_a_torn_line(tmp_path: Path) -> None:
+def test_the_next_writer_removes_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, 1, 2)
     path.write_text(path.read_text()[:-5])
-    drop_after(path, step=10)
     write(path, 2)
     assert steps(path) == [1, 2]
 
 
-def test_dropping_without_a_file_changes_nothing(tmp_path: Path) -> None:
-    drop_after(tmp_path / "metrics.jsonl", step=1)
-    assert not list(tmp_path.iterdir())
+def test_a_changed_line_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, 1, 2, 3)
+    path.write_text(
+        path.read_text().replace('"rollout/return_mean": 1.0', '"rollout/return_mean": 9.0')
+    )
+    assert steps(path) == [1, 3]
 
 
 def test_a_tee_hands_everything_to_each(tmp_path: Path) -> None:

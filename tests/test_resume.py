@@ -109,8 +109,8 @@ def learned(run: Path) -> list[tuple[object, dict[str, float]]]:
     records = read_records(run / "metrics.jsonl")
     return [
         (
-            r["step"],
-            {k: v for k, v in r["metrics"].items() if not k.startswith(("time/", "system/"))},
+            r.step,
+            {k: v for k, v in r.metrics.items() if not k.startswith(("time/", "system/"))},
         )
         for r in records
     ]
@@ -153,7 +153,7 @@ def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(tmp_path
     assert numbered == {"checkpoint_256", "checkpoint_384"}
     evaluation = json.loads((tmp_path / "r" / "evaluation.json").read_text())
     assert evaluation["env_steps"] == 384
-    assert {r["step"] for r in read_records(tmp_path / "r" / "metrics.jsonl")} == {128, 256, 384}
+    assert {r.step for r in read_records(tmp_path / "r" / "metrics.jsonl")} == {128, 256, 384}
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path: Path) -
     assert "checkpoint_512/training.safetensors does not match" in output
     assert "going on from" in output
     assert "checkpoint_256" in output
-    steps = [r["step"] for r in read_records(tmp_path / "r" / "metrics.jsonl")]
+    steps = [r.step for r in read_records(tmp_path / "r" / "metrics.jsonl")]
     assert steps == [128, 256, 384, 512, 640, 768, 768]
 
 
@@ -184,5 +184,5 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
     assert run.returncode == 128 + number
     assert "resume with: python experiments/acppo.py with resume=s" in output
     newest = CheckpointStore(tmp_path / "s", keep=9).newest_first()[0]
-    last = read_records(metrics)[-1]["step"]
+    last = read_records(metrics)[-1].step
     assert newest.name == f"checkpoint_{last}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ import pytest
 
 from experiments import _output, console
 from experiments.console import ConsoleRecorder, format_seconds, print_summary, result_rows
-from experiments.recorders import SacredRecorder, TolerantRecorder, make_recorder
+from experiments.recorders import make_recorder
+from experiments.tracking.spool import open_spool
 from marlcore import metrics
 from marlcore.config_errors import parse_config
-from marlcore.recording import MemoryRecorder, read_records
+from marlcore.recording import read_records
 
 UPDATE = {
     "rollout/return_mean": 2.5,
@@ -24,71 +24,6 @@ UPDATE = {
     "update/approx_kl": math.nan,
     "time/env_steps_per_s": 1234.0,
 }
-
-
-class FakeSacredRun:
-    def __init__(self) -> None:
-        self.scalars: list[tuple[str, float, int]] = []
-        self.artifacts: list[str] = []
-
-    def log_scalar(self, name: str, value: float, step: int) -> None:
-        self.scalars.append((name, value, step))
-
-    def add_artifact(self, filename: str, name: str) -> None:
-        self.artifacts.append(name)
-
-
-class FailingRecorder:
-    def record(self, metrics: Mapping[str, float], *, step: int) -> None:
-        raise OSError("no route to the service")
-
-    def add_artifact(self, path: Path) -> None:
-        raise AssertionError("not reached")
-
-    def close(self) -> None:
-        raise AssertionError("not reached")
-
-
-def test_sacred_gets_finite_numbers_with_their_step() -> None:
-    run = FakeSacredRun()
-    SacredRecorder(run).record(UPDATE, step=7)
-    assert ("rollout/return_mean", 2.5, 7) in run.scalars
-    assert "update/approx_kl" not in {name for name, _, _ in run.scalars}
-
-
-def test_an_artifact_never_takes_the_name_of_a_file_of_sacred(tmp_path: Path) -> None:
-    run = FakeSacredRun()
-    for name in ("config.json", "video.mp4"):
-        (tmp_path / name).write_text("")
-        SacredRecorder(run).add_artifact(tmp_path / name)
-    assert run.artifacts == ["artifact_config.json", "video.mp4"]
-
-
-def test_a_recorder_that_fails_is_reported_once_and_left_out(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    recorder = TolerantRecorder("W&B", FailingRecorder)
-    for step in range(3):
-        recorder.record(UPDATE, step=step)
-    recorder.add_artifact(Path("x"))
-    recorder.close()
-    assert capsys.readouterr().err.count("W&B failed") == 1
-
-
-def test_a_recorder_that_cannot_be_made_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    def make() -> MemoryRecorder:
-        raise RuntimeError("not logged in")
-
-    TolerantRecorder("W&B", make).record(UPDATE, step=1)
-    assert "W&B failed and gets no more metrics (RuntimeError: not" in capsys.readouterr().err
-
-
-def test_a_recorder_that_works_is_handed_everything() -> None:
-    memory = MemoryRecorder()
-    recorder = TolerantRecorder("memory", lambda: memory)
-    recorder.record(UPDATE, step=1)
-    recorder.add_artifact(Path("x"))
-    assert (len(memory.records), memory.artifacts) == (1, [Path("x")])
 
 
 def test_every_metric_of_the_console_is_declared() -> None:
@@ -212,37 +147,22 @@ def configured(**logging: Any) -> Any:
 
 def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     for start, steps in ((0, (100, 200, 300)), (200, (300, 400))):
-        recorder = make_recorder(
-            configured(console="off"), run_dir=tmp_path, sacred_run=None, start_step=start
-        )
+        spool = open_spool(tmp_path)
+        recorder = make_recorder(configured(console="off"), spool=spool, start_step=start)
         for step in steps:
             recorder.record(UPDATE, step=step)
         recorder.close()
-    steps = [record["step"] for record in read_records(tmp_path / "metrics.jsonl")]
-    assert steps == [100, 200, 300, 400]
+        spool.close()
+    assert [r.step for r in read_records(tmp_path / "metrics.jsonl")] == [100, 200, 300, 400]
 
 
-def test_a_fresh_run_takes_every_recorder_that_is_asked_for(
+def test_a_training_loop_records_to_the_spool_and_the_console(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sacred = FakeSacredRun()
-    recorder = make_recorder(configured(console="plain"), run_dir=tmp_path, sacred_run=sacred)
+    spool = open_spool(tmp_path)
+    recorder = make_recorder(configured(console="plain"), spool=spool)
     recorder.record(UPDATE, step=5)
     recorder.close()
-    assert sacred.scalars
+    spool.close()
+    assert [r.step for r in read_records(tmp_path / "metrics.jsonl")] == [5]
     assert capsys.readouterr().out.startswith("update 1  5/200,000")
-
-
-@pytest.mark.filterwarnings("default")
-def test_tensorboard_files_hold_the_metrics(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    recorder = make_recorder(
-        configured(console="off", tensorboard=True), run_dir=tmp_path, sacred_run=None
-    )
-    recorder.record(UPDATE, step=5)
-    recorder.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    (scalar,) = events.Scalars("rollout/return_mean")
-    assert (scalar.step, scalar.value) == (5, 2.5)

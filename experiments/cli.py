@@ -1,0 +1,89 @@
+"""`marl`: what there is of runs, and what can be done with them.
+
+    marl runs                      marl show RUN             marl diff RUN RUN
+    marl browse                    marl compare RUN RUN ...  marl reproduce RUN
+    marl COMMAND --help
+
+RUN is a run's id, the beginning of one, its directory, or its number in MongoDB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from experiments.evaluate import Parser
+from marlcore import config_keys
+from marlcore.config_errors import ConfigError, show
+
+COMMANDS = {
+    "runs": "list runs: filter, sort, choose columns",
+    "show": "one run: status, configuration, last metrics, artifacts, where it came from",
+    "diff": "what differs between two runs: configuration, code, packages, machine, results",
+    "tail": "what a run prints, also while it does (-f)",
+    "compare": "groups of runs over seeds: IQM with intervals, learning curves",
+    "export": "metrics as CSV, Parquet or marl-eval JSON",
+    "note": "write a note to a run",
+    "tag": "put tags on a run, or take them off",
+    "resume": "go on with a run from its last checkpoint",
+    "reproduce": "run again with the same code, packages and settings, and compare",
+    "sync": "bring MongoDB (or W&B) up to what is on the disk",
+    "server": "the embedded MongoDB: start, stop, status",
+    "browse": "the runs in the browser, by Omniboard",
+    "doctor": "check this machine and the records; says what to do",
+    "gc": "remove what nobody needs",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(_overview())
+            return 0
+        command = _command(words[0])
+        parser = Parser(
+            prog=f"marl {words[0]}",
+            description=command.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.arguments(parser)
+        return int(command.run(parser.parse_args(words[1:])))
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        print(
+            "\n".join(["error: " + lines[0], *("       " + x for x in lines[1:])]), file=sys.stderr
+        )
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `marl runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _command(name: str) -> ModuleType:
+    if name not in COMMANDS:
+        near = config_keys.nearest(name, COMMANDS)
+        meant = f"did you mean {near}?" if near else "`marl --help` lists the commands"
+        raise ConfigError(f"{show(name)} is no command; {meant}")
+    return importlib.import_module(f"experiments.commands.{name}")
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {meaning}" for name, meaning in COMMANDS.items()]
+    return "\n".join([__doc__ or "", "Commands:", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

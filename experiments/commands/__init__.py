@@ -1,0 +1,1 @@
+"""The commands of `marl`, a module each: `arguments(parser)` and `run(arguments)`."""

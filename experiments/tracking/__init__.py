@@ -1,0 +1,1 @@
+"""Records that are never lost: spool, replica in MongoDB, servers, provenance, comparisons."""

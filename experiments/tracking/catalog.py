@@ -1,0 +1,185 @@
+"""All runs that can be reached: those in the runs directory, and those that MongoDB alone has."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import _rundir
+from experiments.tracking import mongo, read, view
+from experiments.tracking.view import RunView, Series
+from marlcore import config_keys
+from marlcore.config_errors import ConfigError, show
+
+_FIELDS = (
+    *("experiment.name", "config", "status", "start_time", "stop_time", "heartbeat"),
+    *("host.hostname", "info.run_id", "info.attempts", "info.provenance.git", "omniboard"),
+    *("result.env_steps", "fail_trace"),
+)
+
+
+class Catalog:
+    """Finds runs and reads them, from disk where they are there.
+
+    Args:
+        runs: the runs directory.
+        remote: whether MongoDB is asked as well, where one is known.
+    """
+
+    def __init__(self, runs: Path | None = None, *, remote: bool = True) -> None:
+        self.runs = _rundir.runs_dir() if runs is None else runs
+        self._remote = remote
+
+    def views(self) -> list[RunView]:
+        """Every run, oldest first."""
+        local = read.list_views(self.runs)
+        known = {one.id for one in local}
+        remote = [one for one in self._remote_views({}) if one.id not in known]
+        return sorted([*local, *remote], key=lambda one: (one.started or 0.0, one.id))
+
+    def find(self, text: str) -> RunView:
+        """The run that a path, an id, the beginning of one or a number in MongoDB means.
+
+        Raises:
+            ConfigError: there is none (naming the nearest), or there are several.
+        """
+        ids = read.run_ids(self.runs)
+        exact = text in ids or "/" in text
+        matches = [run_id for run_id in ids if text and run_id.startswith(text)]
+        if exact or len(matches) == 1:
+            return read.read_view(_rundir.find_run(text))
+        remote = [] if matches else self._remote_views(_query(text))
+        remote = [one for one in remote if one.id == text or str(one.mongo_id) == text] or remote
+        if len(remote) == 1:
+            local = self.runs / remote[0].id
+            return read.read_view(local) if remote[0].id in ids else remote[0]
+        if matches or remote:
+            raise ConfigError(_several(text, matches or [one.id for one in remote]))
+        candidates = [*ids, *(one.id for one in self._remote_views({}))]
+        near = config_keys.nearest(text, candidates)
+        newest = ", ".join(candidates[-3:][::-1])
+        meant = f"did you mean {near}?" if near else f"there are {newest or 'no runs yet'}"
+        raise ConfigError(f"no run {show(text)} in {self.runs} or MongoDB; {meant}")
+
+    def find_all(self, texts: Iterable[str]) -> list[RunView]:
+        """`find` for each, in order, each run once."""
+        found = {one.id: one for one in map(self.find, texts)}
+        return list(found.values())
+
+    def directory(self, one: RunView) -> Path:
+        """Where the run lies.
+
+        Raises:
+            ConfigError: MongoDB alone has it.
+        """
+        if one.where == "mongo":
+            raise ConfigError(
+                f"run {one.id} is in MongoDB alone; this needs its directory, which is on "
+                f"{one.host or 'the machine that ran it'}"
+            )
+        return self.runs / one.id
+
+    def series(self, one: RunView) -> dict[str, Series]:
+        """Every point of every metric; of a run that MongoDB alone has, decimated ones."""
+        if one.where != "mongo":
+            return read.read_series(self.runs / one.id)
+        target = mongo.target(self.runs)
+        assert target is not None
+        client = target.connect()
+        try:
+            found = client[target.database].metrics.find({"run_id": one.mongo_id})
+            return {
+                m["name"]: Series(m["steps"], [_seconds(t) for t in m["timestamps"]], m["values"])
+                for m in found
+            }
+        finally:
+            client.close()
+
+    def _remote_views(self, query: Mapping[str, Any]) -> list[RunView]:
+        target = mongo.target(self.runs) if self._remote else None
+        if target is None:
+            return []
+        from pymongo import errors
+
+        client = target.connect()
+        try:
+            database = client[target.database]
+            found = list(database.runs.find(query, dict.fromkeys(_FIELDS, 1)))
+            ids = [document["_id"] for document in found]
+            last = database.metrics.aggregate([{"$match": {"run_id": {"$in": ids}}}, _LAST])
+            metrics: dict[Any, dict[str, tuple[int, float]]] = {}
+            for one in last:
+                metrics.setdefault(one["run_id"], {})[one["name"]] = (one["step"], one["value"])
+            return [_view(document, metrics.get(document["_id"], {})) for document in found]
+        except errors.PyMongoError as error:
+            print(
+                f"note: {target} does not answer ({type(error).__name__}); this is what the disk "
+                "has",
+                file=sys.stderr,
+            )
+            self._remote = False
+            return []
+        finally:
+            client.close()
+
+
+_LAST = {
+    "$project": {
+        "run_id": 1,
+        "name": 1,
+        "step": {"$arrayElemAt": ["$steps", -1]},
+        "value": {"$arrayElemAt": ["$values", -1]},
+    }
+}
+
+
+def _view(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float]]) -> RunView:
+    info, notes = document.get("info") or {}, document.get("omniboard") or {}
+    git = (info.get("provenance") or {}).get("git") or {}
+    heartbeat, status = _seconds(document.get("heartbeat")), document.get("status", "")
+    if status == view.RUNNING and time.time() - (heartbeat or 0.0) > view.DEAD_AFTER_S:
+        status = view.DEAD
+    trace = document.get("fail_trace")
+    steps = [step for step, _ in metrics.values()]
+    return RunView(
+        id=str(info.get("run_id") or document["_id"]),
+        name=str((document.get("experiment") or {}).get("name", "?")),
+        status=status,
+        config=document.get("config") or {},
+        attempt=len(info.get("attempts") or [0]),
+        started=_seconds(document.get("start_time")),
+        ended=_seconds(document.get("stop_time")),
+        heartbeat=heartbeat,
+        host=str((document.get("host") or {}).get("hostname", "")),
+        env_steps=max(steps) if steps else None,
+        metrics={name: value for name, (_, value) in metrics.items()},
+        tags=tuple(notes.get("tags") or ()),
+        notes=notes.get("notes") or "",
+        commit=git.get("commit"),
+        dirty=bool(git.get("dirty")),
+        error="".join(trace).strip().splitlines()[-1] if trace else None,
+        where="mongo",
+        mongo_id=document["_id"] if isinstance(document["_id"], int) else None,
+    )
+
+
+def _query(text: str) -> dict[str, Any]:
+    import re
+
+    number = [{"_id": int(text)}] if text.isdecimal() and len(text) < 10 else []
+    return {"$or": [{"info.run_id": {"$regex": "^" + re.escape(text)}}, *number]}
+
+
+def _several(text: str, ids: list[str]) -> str:
+    newest = ", ".join(ids[-5:][::-1]) + (", ..." if len(ids) > 5 else "")
+    return f"{text} fits {len(ids)} runs: {newest}; write more of it"
+
+
+def _seconds(moment: Any) -> float | None:
+    if not isinstance(moment, datetime.datetime):
+        return None
+    return moment.replace(tzinfo=datetime.UTC).timestamp()

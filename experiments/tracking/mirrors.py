@@ -1,0 +1,210 @@
+"""Copies of the spool elsewhere: MongoDB, TensorBoard, W&B, each by a thread of its own.
+
+A thread reads the spool and writes what is new; whatever it meets (a server that is away, slow or
+wrong, a library that raises) is said once and never touches the run, and a later `marl sync`
+brings the copy up to the spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from experiments.tracking import mongo
+from experiments.tracking.redaction import redact
+from experiments.tracking.spool import METRICS, REPLICA, read_events, read_json, update_json
+from experiments.tracking.tail import LinesTail
+from marlcore.recording import Record, Recorder, add_line
+
+EVERY_S = 5.0
+PATIENCE_S = 20.0
+"""How long the end of a run waits for each copy."""
+
+
+class Copy(Protocol):
+    """Something that can be brought up to the spool."""
+
+    def step(self) -> object:
+        """Write what is new; may raise anything."""
+        ...
+
+    def close(self) -> None:
+        """Write what is pending and let go."""
+        ...
+
+
+class Mirror:
+    """Keeps one copy up to the spool until it is closed."""
+
+    def __init__(self, name: str, make: Callable[[], Copy], *, every_s: float = EVERY_S) -> None:
+        self._name, self._make, self._every_s = name, make, every_s
+        self._copy: Copy | None = None
+        self._fails = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_up, name=name, daemon=True)
+        self._thread.start()
+
+    def ask_to_end(self) -> None:
+        """Do a last step; `close` waits for it."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Wait for the last step, but not for ever."""
+        self.ask_to_end()
+        self._thread.join(PATIENCE_S)
+        if self._thread.is_alive() or self._fails:
+            print(f"{self._name} has not everything; the run's directory has", file=sys.stderr)
+
+    def _keep_up(self) -> None:
+        while True:
+            last = self._stop.wait(self._every_s)
+            self._attempt(last)
+            if last:
+                return
+
+    def _attempt(self, last: bool) -> None:
+        try:
+            if self._copy is None:
+                self._copy = self._make()
+            self._copy.step()
+            if last:
+                self._copy.close()
+                self._copy = None
+        except Exception as error:  # whatever another service raises is no reason to stop
+            if not self._fails:
+                what = f"{type(error).__name__}: {redact(str(error))}".splitlines()[0][:300]
+                print(
+                    f"warning: {self._name} is not up to date ({what}); "
+                    "the run's directory has everything, and this is tried again",
+                    file=sys.stderr,
+                )
+            self._fails = True
+        else:
+            if self._fails:
+                print(f"{self._name} is up to date again", file=sys.stderr)
+            self._fails = False
+        if last and self._copy is not None:
+            with contextlib.suppress(Exception):
+                self._copy.close()
+
+
+class MongoCopy:
+    """The replica in MongoDB; while there is no server to write to, nothing is done."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._replicator: Any = None
+
+    def step(self) -> None:
+        """Write what is new to the database of now."""
+        target = mongo.target(self._run_dir.resolve().parent)
+        if self._replicator is not None and self._replicator.target != target:
+            self.close()
+        if target is None:
+            return
+        if self._replicator is None:
+            from experiments.tracking.replicator import Replicator  # pymongo is slow to import
+
+            self._replicator = Replicator(self._run_dir, target)
+        self._replicator.step()
+
+    def close(self) -> None:
+        """Leave the server."""
+        if self._replicator is not None:
+            self._replicator.close()
+            self._replicator = None
+
+
+class RecorderCopy:
+    """Hands the records of a spool to another tool's recorder, each once.
+
+    Args:
+        counted: the name under which replica.json counts the records that were handed over, for a
+            tool that keeps what it got from earlier attempts; None hands over all of them again.
+    """
+
+    def __init__(self, run_dir: Path, recorder: Recorder, counted: str | None = None) -> None:
+        self._run_dir, self._recorder, self._counted = run_dir, recorder, counted
+        self._tail = LinesTail(run_dir / METRICS)
+        self._artifacts: set[str] = set()
+        replica = read_json(run_dir / REPLICA, {})
+        self._to_skip = 0 if counted is None else int(replica.get(counted, 0))
+        self._seen = 0
+
+    def step(self) -> None:
+        """Hand over what is new."""
+        for document in self._standing(self._tail.read()):
+            self._seen += 1
+            if self._seen > self._to_skip:
+                self._recorder.record(document.metrics, step=document.step)
+        for event in read_events(self._run_dir):
+            path = self._run_dir / str(event.get("file"))
+            if event["event"] == "artifact" and path.is_file() and str(path) not in self._artifacts:
+                self._recorder.add_artifact(path)
+                self._artifacts.add(str(path))
+        if self._counted is not None and self._seen > self._to_skip:
+            key, seen = self._counted, self._seen
+            update_json(self._run_dir / REPLICA, lambda values: values.update({key: seen}))
+
+    def close(self) -> None:
+        """End the other tool's record."""
+        self._recorder.close()
+
+    @staticmethod
+    def _standing(new: Sequence[Mapping[str, object]]) -> list[Record]:
+        records: list[Record] = []
+        for document in new:
+            add_line(records, document)
+        return records
+
+
+def tensorboard_copy(run_dir: Path) -> Copy:
+    """TensorBoard's files, made anew from all of the spool."""
+    from experiments.recorders import TensorBoardRecorder
+
+    place = run_dir / "tensorboard"
+    shutil.rmtree(place, ignore_errors=True)
+    return RecorderCopy(run_dir, TensorBoardRecorder(place))
+
+
+def wandb_copy(run_dir: Path, config: Mapping[str, Any], settings: Any, *, online: bool) -> Copy:
+    """A W&B run: online one that goes on, offline one made anew from all of the spool."""
+    from experiments.recorders import WandbRecorder
+
+    if not online:
+        shutil.rmtree(run_dir / "wandb", ignore_errors=True)
+    recorder = WandbRecorder(run_dir, config, settings, online=online)
+    return RecorderCopy(run_dir, recorder, "wandb_records" if online else None)
+
+
+def start(run_dir: Path, config: Mapping[str, Any], settings: Any) -> list[Mirror]:
+    """All mirrors that a configuration (as plain data) and its logging section ask for."""
+    mirrors = [Mirror("MongoDB", lambda: MongoCopy(run_dir))]
+    if settings.tensorboard:
+        mirrors.append(Mirror("TensorBoard", lambda: tensorboard_copy(run_dir)))
+    if settings.wandb != "off":
+        from experiments.recorders import has_wandb_key
+
+        online = settings.wandb == "online" and has_wandb_key()
+        if settings.wandb == "online" and not online:
+            print(
+                "logging.wandb=online: there is no key, so the run is kept offline; set "
+                "WANDB_API_KEY or run `wandb login`, then `marl sync --wandb "
+                f"{run_dir.resolve().name}`",
+                file=sys.stderr,
+            )
+        mirrors.append(Mirror("W&B", lambda: wandb_copy(run_dir, config, settings, online=online)))
+    return mirrors
+
+
+def close(mirrors: Sequence[Mirror]) -> None:
+    """End all of them; they do their last steps side by side."""
+    for mirror in mirrors:
+        mirror.ask_to_end()
+    for mirror in mirrors:
+        mirror.close()

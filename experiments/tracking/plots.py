@@ -1,0 +1,295 @@
+"""A comparison as a picture (PNG) and as one page that needs nothing else (HTML, offline).
+
+Thick lines are inter-quartile means over runs, bands their bootstrap intervals, thin lines single
+runs. Colours are those of Okabe and Ito, which colour-blind people tell apart; with more groups
+than colours the lines are dashed.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from experiments.tracking.compare import Comparison, Group, Member
+from experiments.tracking.export import check_output
+from marlcore.config_errors import ConfigError
+from marlcore.durable import write_whole
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
+"""Of matplotlib and of plotly."""
+_LEGEND_CHARS = 60
+_BAND_ALPHA = 0.16
+_STEPS = "environment steps"
+
+
+def write_png(comparison: Comparison, path: Path) -> None:
+    """Write the curves as a picture.
+
+    Raises:
+        ConfigError: matplotlib is missing, or the path cannot be written to.
+    """
+    check_output(path)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("a PNG needs matplotlib; pip install matplotlib") from None
+    height = 5.4 + 0.12 * len(comparison.groups)
+    figure = Figure(figsize=(9.0, height), dpi=150, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    handles = [_draw(axes, group, *_style(i)) for i, group in enumerate(comparison.groups)]
+    labels = [_short(f"{group.label} ({group.size})") for group in comparison.groups]
+    axes.set_title(_title(comparison), parse_math=False, loc="left", fontsize=12)
+    axes.set_xlabel(_STEPS)
+    axes.set_ylabel(_axis(comparison), parse_math=False)
+    axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    columns = 2 if max(map(len, labels)) < 45 else 1
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
+    legend = figure.legend(handles, labels, **place)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
+        canvas.print_png(picture)
+    write_whole(path, picture.getvalue())
+
+
+def _draw(axes: Any, group: Group, colour: str, dash: tuple[str, str]) -> Any:
+    """Draw a group; returns what stands for it in the legend."""
+    for member in group.members:
+        style = {"color": colour, "alpha": 0.35, "linewidth": 0.7, "markersize": 4}
+        axes.plot(member.steps, member.values, marker=_marker(member), **style)
+    if group.low is not None and group.high is not None:
+        band = (group.steps, group.low, group.high)
+        axes.fill_between(*band, color=colour, alpha=_BAND_ALPHA, linewidth=0)
+        if len(group.steps) == 1:
+            axes.vlines(*band, color=colour, alpha=0.6)
+    style = {"color": colour, "linestyle": dash[0], "linewidth": 2.2, "markersize": 8}
+    (line,) = axes.plot(group.steps, group.values, marker=_marker(group), **style)
+    return line
+
+
+def _marker(curve: Group | Member) -> str:
+    """One point alone, as of an evaluation at the end, would be no line."""
+    return "o" if len(curve.steps) == 1 else ""
+
+
+def _style(index: int) -> tuple[str, tuple[str, str]]:
+    return _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
+
+
+def _short(text: str) -> str:
+    """For a legend; a leading underscore would hide it from matplotlib's."""
+    text = text if len(text) <= _LEGEND_CHARS else f"{text[: _LEGEND_CHARS - 3]}..."
+    return " " + text if text.startswith("_") else text
+
+
+def _title(comparison: Comparison) -> str:
+    runs = sum(len(group.members) for group in comparison.groups)
+    return f"{comparison.metric} of {runs} run" + "s" * (runs > 1)
+
+
+def _axis(comparison: Comparison) -> str:
+    """The metric with what the band is; its unit is in its meaning."""
+    return f"{comparison.metric}\n(IQM, {comparison.level:.0%} bootstrap interval)"
+
+
+def _thousands(value: float) -> str:
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
+
+
+def write_html(comparison: Comparison, path: Path) -> None:
+    """Write an interactive page: the curves, the table of groups, what the metric means.
+
+    Raises:
+        ConfigError: plotly is missing, or the path cannot be written to.
+    """
+    check_output(path)
+    title = escape(_title(comparison))
+    body = [
+        f"<h1>{title}</h1>",
+        f"<p>{escape(comparison.meaning)}</p>" if comparison.meaning else "",
+        _warnings(comparison.warnings),
+        _chart(comparison),
+        _group_table(comparison),
+        _pair_table(comparison),
+        f"<footer>{escape(_method(comparison))}</footer>",
+    ]
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
+<body>
+{chr(10).join(part for part in body if part)}
+</body>
+</html>
+"""
+    write_whole(path, page.encode("utf-8", "xmlcharrefreplace"))
+
+
+def _warnings(texts: Sequence[str]) -> str:
+    """Each in a box; many of them folded."""
+    boxes = "\n".join(f'<p class="warning">{escape(text)}</p>' for text in texts)
+    if len(texts) <= _SHOWN_WARNINGS:
+        return boxes
+    return f"<details><summary>{len(texts)} warnings</summary>\n{boxes}\n</details>"
+
+
+_SHOWN_WARNINGS = 3
+_CSS = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; max-width: 1150px;
+       margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.4em; margin-bottom: 0; } h2 { font-size: 1.1em; margin-top: 2em; }
+table { border-collapse: collapse; } th, td { text-align: left; vertical-align: top;
+        padding: .35em 1.2em .35em 0; border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
+td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.swatch { display: inline-block; width: 1.6em; height: .25em; vertical-align: .25em;
+          margin-right: .5em; }
+.warning { background: #fff4d6; border-left: 4px solid #E69F00; padding: .3em .8em;
+           margin: .4em 0; }
+summary { background: #fff4d6; padding: .3em .8em; cursor: pointer; }
+footer { color: #666; font-size: .9em; margin-top: 2em; max-width: 60em; }
+"""
+_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
+"""plotly.js 4 would have a button that uploads the chart unless told otherwise."""
+
+
+def _chart(comparison: Comparison) -> str:
+    try:
+        import plotly.graph_objects as go
+    except ImportError:
+        raise ConfigError("an HTML page needs plotly; pip install plotly") from None
+    figure = go.Figure()
+    for index, group in enumerate(comparison.groups):
+        for trace in _traces(group, *_style(index)):
+            figure.add_trace(go.Scatter(**trace))
+    grid = {"gridcolor": "#e6e6e6", "zerolinecolor": "#cccccc"}
+    figure.update_layout(
+        height=560,
+        template="none",
+        margin={"l": 70, "r": 20, "t": 30, "b": 60},
+        hovermode="closest",
+        legend={"orientation": "h", "y": -0.15, "yanchor": "top", "x": 0},
+        xaxis={"title": {"text": _STEPS}, **grid},
+        yaxis={"title": {"text": escape(comparison.metric)}, **grid},
+    )
+    chart: str = figure.to_html(
+        full_html=False,
+        include_plotlyjs=True,
+        div_id="chart",  # not a random one: the same comparison is the same page
+        config=_CONFIG,
+    )
+    return chart
+
+
+def _traces(group: Group, colour: str, dash: tuple[str, str]) -> Iterator[dict[str, Any]]:
+    """Arguments of plotly's Scatter: the runs, the band, the mean; plotly reads tags in texts."""
+    label = escape(group.label)
+    shared = {"legendgroup": label, "mode": "lines+markers" if _marker(group) else "lines"}
+    for member in group.members:
+        yield {
+            **shared,
+            "x": member.steps,
+            "y": member.values,
+            "line": {"color": colour, "width": 1},
+            "opacity": 0.35,
+            "showlegend": False,
+            "hovertemplate": f"{_hover(member)}<br>{label}<br>%{{y:.4g}} at %{{x:,}} steps"
+            "<extra></extra>",
+        }
+    if group.low is not None and group.high is not None:
+        yield {
+            **shared,
+            "x": group.steps + group.steps[::-1],
+            "y": group.high + group.low[::-1],
+            "fill": "toself",
+            "fillcolor": _faint(colour),
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
+    bounds = list(zip(group.low or (), group.high or (), strict=True))
+    texts = [f" [{low:.4g}, {high:.4g}]" for low, high in bounds] or [""] * len(group.steps)
+    bars = {}
+    if len(bounds) == 1:  # a band of one point cannot be seen
+        (low, high), (middle,) = bounds[0], group.values
+        bars = {"error_y": {"array": [high - middle], "arrayminus": [middle - low]}}
+    yield {
+        **shared,
+        "x": group.steps,
+        "y": group.values,
+        "name": escape(_short(f"{group.label} ({group.size})")),
+        "text": texts,
+        **bars,
+        "line": {"color": colour, "width": 3, "dash": dash[1]},
+        "hovertemplate": f"{label}<br>IQM %{{y:.4g}}%{{text}} at %{{x:,}} steps<extra></extra>",
+    }
+
+
+def _hover(member: Member) -> str:
+    seed = "unknown" if member.seed is None else member.seed
+    return f"<b>{escape(member.run)}</b>, seed {seed}"
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {_BAND_ALPHA})"
+
+
+def _group_table(comparison: Comparison) -> str:
+    rows: list[Sequence[str]] = []
+    for index, group in enumerate(comparison.groups):
+        swatch = f'<span class="swatch" style="background:{_style(index)[0]}"></span>'
+        runs = (
+            f"{escape(m.run)} (seed {'unknown' if m.seed is None else m.seed}, {m.score:.4g}, "
+            f"{m.steps[-1]:,} steps, {escape(m.status)})"
+            for m in group.members
+        )
+        rows.append(
+            (swatch + escape(group.label), group.score.text(), group.size, "<br>".join(runs))
+        )
+    heads = ("group", "final score", "seeds", "runs (seed, final score)")
+    return "<h2>Final scores</h2>\n" + _table(heads, rows)
+
+
+def _pair_table(comparison: Comparison) -> str:
+    if not comparison.pairs:
+        return ""
+    rows = [
+        (f"{escape(pair.a)} above {escape(pair.b)}", pair.probability.text())
+        for pair in comparison.pairs
+    ]
+    heads = ("a random run of the first above one of the second", "probability")
+    return "<h2>Probability of improvement</h2>\n" + _table(heads, rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Of cells that are HTML; the second column holds numbers."""
+    lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
+    for row in rows:
+        cells = (
+            f'<td class="number">{cell}</td>' if place == 1 else f"<td>{cell}</td>"
+            for place, cell in enumerate(row)
+        )
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    return "<table>\n" + "\n".join(lines) + "\n</table>"
+
+
+def _method(comparison: Comparison) -> str:
+    return (
+        "Thick lines: inter-quartile mean over runs (IQM), with points of a run joined by straight "
+        "lines inside the range of env steps that all runs of a group cover. Bands and brackets: "
+        f"{comparison.level:.0%} bootstrap intervals ({comparison.num_resamples:,} resamples, seed "
+        f"{comparison.seed}). Thin lines: single runs. Final score of a run: mean over the last "
+        "10 % of its env steps; of a group: IQM over its runs."
+    )

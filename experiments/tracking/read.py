@@ -1,0 +1,207 @@
+"""Run directories read: a summary of each, quickly also for thousands of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.tracking import view
+from experiments.tracking.spool import (
+    CONFIG,
+    EVENTS,
+    HEARTBEAT,
+    METRICS,
+    NOTES,
+    REPLICA,
+    is_alive,
+    read_events,
+    read_heartbeat,
+    read_json,
+)
+from experiments.tracking.view import RunView, Series
+from marlcore.durable import unseal
+from marlcore.recording import Record, add_line, read_records
+
+INDEX = ".index.sqlite"
+_TAIL = 64 * 1024
+"""Bytes at the end of a metrics file that hold the last value of every metric."""
+
+
+def read_view(run_dir: Path) -> RunView:
+    """A summary of the run in a directory."""
+    events = read_events(run_dir)
+    starts = [event for event in events if event["event"] == "start"]
+    last = next((e for e in reversed(events) if e["event"] in ("start", "end")), None)
+    records = _last_records(run_dir / METRICS)
+    notes, replica = read_json(run_dir / NOTES, {}), read_json(run_dir / REPLICA, {})
+    config = read_json(run_dir / CONFIG, {})
+    provenance = starts[-1]["provenance"] if starts else {}
+    git = provenance.get("git") or {}
+    ended = last is not None and last["event"] == "end"
+    return RunView(
+        id=run_dir.resolve().name,
+        name=str(config.get("algorithm", {}).get("name", "?")),
+        status=last["status"] if last is not None and ended else _unfinished(run_dir, bool(starts)),
+        config=config,
+        attempt=len(starts),
+        started=starts[0]["time"] if starts else None,
+        ended=last["time"] if last is not None and ended else None,
+        heartbeat=(read_heartbeat(run_dir) or {}).get("time"),
+        host=str(starts[-1]["host"]) if starts else "",
+        env_steps=records[-1].step if records else None,
+        metrics={key: value for record in records for key, value in record.metrics.items()},
+        tags=tuple(notes.get("tags", ())),
+        notes=str(notes.get("notes", "")),
+        commit=git.get("commit"),
+        dirty=bool(git.get("dirty")),
+        error=_last_line(last.get("fail_trace")) if last is not None else None,
+        where="both" if replica.get("number") is not None else "disk",
+        mongo_id=replica.get("number"),
+    )
+
+
+def read_series(run_dir: Path) -> dict[str, Series]:
+    """Every point of every metric."""
+    try:
+        records = read_records(run_dir / METRICS)
+    except OSError:
+        return {}
+    series: dict[str, Series] = {}
+    for record in records:
+        for key, value in record.metrics.items():
+            one = series.setdefault(key, Series([], [], []))
+            one.steps.append(record.step)
+            one.times.append(record.time)
+            one.values.append(value)
+    return series
+
+
+def _unfinished(run_dir: Path, has_started: bool) -> str:
+    if is_alive(read_heartbeat(run_dir)):
+        return view.RUNNING
+    return view.DEAD if has_started else view.NEW
+
+
+def _last_records(path: Path) -> list[Record]:
+    records: list[Record] = []
+    try:
+        with path.open("rb") as file:
+            start = max(0, os.fstat(file.fileno()).st_size - _TAIL)
+            file.seek(start)
+            data = file.read()
+    except OSError:
+        return []
+    lines = data[: data.rfind(b"\n") + 1].decode("utf-8", "replace").splitlines()
+    for line in lines[1 if start else 0 :]:
+        with contextlib.suppress(ValueError, KeyError):
+            add_line(records, unseal(line))
+    return records
+
+
+def _last_line(trace: Any) -> str | None:
+    text = "".join(trace) if isinstance(trace, list) else ""
+    return text.strip().splitlines()[-1] if text.strip() else None
+
+
+def list_views(runs: Path) -> list[RunView]:
+    """A summary of every run in a directory, oldest first.
+
+    Summaries are kept in an index beside the runs and read anew when a file of theirs changed; an
+    index that is lost, locked or damaged costs time alone.
+    """
+    signatures = dict(_signatures(runs))
+    index = _Index(runs / INDEX)
+    known = index.load()
+    views: dict[str, RunView] = {}
+    for run_id, signature in signatures.items():
+        cached = known.get(run_id)
+        if cached is not None and cached[0] == signature:
+            views[run_id] = _from_index(runs / run_id, cached[1])
+        else:
+            views[run_id] = read_view(runs / run_id)
+    index.save(
+        {i: (s, views[i]) for i, s in signatures.items() if known.get(i, ("",))[0] != s},
+        gone=known.keys() - signatures.keys(),
+    )
+    return sorted(views.values(), key=lambda one: (one.started or 0.0, one.id))
+
+
+def run_ids(runs: Path) -> list[str]:
+    """The ids of all runs in a directory."""
+    return [run_id for run_id, _ in _signatures(runs)]
+
+
+def _signatures(runs: Path) -> Iterator[tuple[str, str]]:
+    """(Id, what changes whenever the run's summary may have changed)."""
+    try:
+        entries = sorted(os.scandir(runs), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or not os.path.exists(f"{entry.path}/{CONFIG}"):
+            continue
+        parts: list[str] = []
+        for name in (EVENTS, METRICS, NOTES, REPLICA):
+            try:
+                status = os.stat(f"{entry.path}/{name}")
+                parts.append(f"{status.st_size}.{status.st_mtime_ns}")
+            except OSError:
+                parts.append("")
+        yield entry.name, " ".join(parts)
+
+
+def _from_index(run_dir: Path, values: dict[str, Any]) -> RunView:
+    values["tags"] = tuple(values["tags"])
+    found = RunView(**values)
+    if found.status in (view.RUNNING, view.DEAD, view.NEW):  # these change without a file's change
+        sign = read_json(run_dir / HEARTBEAT, None)
+        status = _unfinished(run_dir, found.attempt > 0)
+        return replace(found, status=status, heartbeat=(sign or {}).get("time"))
+    return found
+
+
+class _Index:
+    """The summaries of the last time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        try:
+            with contextlib.closing(self._connect()) as database:
+                rows = database.execute("SELECT id, signature, summary FROM runs").fetchall()
+            return {run_id: (signature, json.loads(text)) for run_id, signature, text in rows}
+        except (sqlite3.Error, ValueError, OSError):
+            return {}
+
+    def save(self, changed: dict[str, tuple[str, RunView]], *, gone: set[str]) -> None:
+        if not changed and not gone:
+            return
+        rows = [
+            (run_id, signature, json.dumps(asdict(one)))
+            for run_id, (signature, one) in changed.items()
+        ]
+        try:
+            with contextlib.closing(self._connect()) as database, database:
+                database.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", rows)
+                database.executemany(
+                    "DELETE FROM runs WHERE id = ?", [(run_id,) for run_id in gone]
+                )
+        except sqlite3.DatabaseError as error:
+            if not isinstance(error, sqlite3.OperationalError):
+                self._path.unlink(missing_ok=True)
+        except OSError:
+            return
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, timeout=1.0)
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, signature TEXT, summary TEXT)"
+        )
+        return database

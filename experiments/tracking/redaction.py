@@ -1,0 +1,159 @@
+"""Secrets: where they may come from, and how they are kept out of every record.
+
+They come from the environment, or from a file of mode 600 that VARIABLE_FILE names; never from the
+configuration. What is written (output, tracebacks, provenance, events) goes through `redact`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from marlcore.config_errors import ConfigError
+
+MARK = "[redacted]"
+MONGO_URI = "MARL_MONGO_URI"
+WANDB_KEY = "WANDB_API_KEY"
+
+_SHORTEST = 6
+"""A shorter text would be found by chance, in words and numbers."""
+_SECRET = {"PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "CREDENTIALS"}
+_OF_KEYS = {"API", "ACCESS", "PRIVATE", "SECRET", "AUTH"}
+_PLACES = {"FILE", "PATH", "DIR", "URL", "NAME"}
+_USER_IN_URI = re.compile(r"://[^/\s@:]+:([^/\s@]+)@")
+_registered: set[str] = set()
+
+
+def read_secret(variable: str) -> str | None:
+    """The value of an environment variable, or of the file that VARIABLE_FILE names.
+
+    Raises:
+        ConfigError: the file cannot be read, or others may read it.
+    """
+    value, place = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+    if value:
+        return value
+    if not place:
+        return None
+    try:
+        mode = stat.S_IMODE(os.stat(place).st_mode)
+        text = Path(place).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{variable}_FILE={place} cannot be read ({type(error).__name__}); correct it, or "
+            "unset it"
+        ) from None
+    if mode & 0o077:
+        raise ConfigError(
+            f"{variable}_FILE={place} may be read by others (mode {mode:o}); run: chmod 600 {place}"
+        )
+    return text or None
+
+
+def register(secret: str) -> None:
+    """Keep a text out of all records from now on."""
+    if len(secret) >= _SHORTEST:
+        _registered.add(secret)
+
+
+def secrets() -> list[str]:
+    """All texts that no record may hold, longest first."""
+    found = set(_registered)
+    for variable in (MONGO_URI, WANDB_KEY):
+        try:
+            found.add(read_secret(variable) or "")
+        except ConfigError:  # said where the secret is used
+            continue
+    found |= {value for name, value in os.environ.items() if _is_secret_name(name)}
+    for text in tuple(found):
+        for match in _USER_IN_URI.finditer(text):
+            found |= {match[1], unquote(match[1])}
+    return sorted((text for text in found if len(text) >= _SHORTEST), key=len, reverse=True)
+
+
+def redact_known(text: str) -> str:
+    """The text without the secrets that are known; for code, where a URI may be an example."""
+    for secret in secrets():
+        text = text.replace(secret, MARK)
+    return text
+
+
+def redact(text: str) -> str:
+    """The text without secrets that are known, nor passwords in a URI."""
+    text = redact_known(text)
+    return _USER_IN_URI.sub(lambda match: match[0].replace(f":{match[1]}@", f":{MARK}@"), text)
+
+
+def redact_all(value: Any) -> Any:
+    """Plain data without secrets in any of its texts."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(str(name)): redact_all(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(item) for item in value]
+    return value
+
+
+class RedactedStream:
+    """Redacts text that arrives in pieces; holds back an end that may begin a secret."""
+
+    def __init__(self) -> None:
+        self._secrets = secrets()
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """What can be written now."""
+        text = self._held + text
+        self._held = ""
+        for secret in self._secrets:
+            text = text.replace(secret, MARK)
+        start = min((self._begun(text, secret) for secret in self._secrets), default=len(text))
+        self._held = text[start:]
+        return text[:start]
+
+    def rest(self) -> str:
+        """What was held back and turned out to be no secret."""
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _begun(text: str, secret: str) -> int:
+        """Where the longest end of `text` starts that is a beginning of `secret`."""
+        for length in range(min(len(secret) - 1, len(text)), 0, -1):
+            if text.endswith(secret[:length]):
+                return len(text) - length
+        return len(text)
+
+
+def refuse_in_config(values: Mapping[str, Any]) -> None:
+    """Refuse a configuration that holds a secret, without repeating it.
+
+    Args:
+        values: by dotted keys.
+
+    Raises:
+        ConfigError: a key is named like a secret, or a value is or holds one.
+    """
+    known = secrets()
+    for key, value in values.items():
+        text = value if isinstance(value, str) else repr(value)
+        named = _is_secret_name(key.rpartition(".")[2]) and value not in (None, "", False, True)
+        if named or _USER_IN_URI.search(text) or any(secret in text for secret in known):
+            raise ConfigError(
+                f"{key} holds a secret, and the configuration is recorded; leave it out and let "
+                "the program that needs it read an environment variable or a file of mode 600"
+            )
+
+
+def _is_secret_name(name: str) -> bool:
+    words = set(re.sub(r"([a-z])([A-Z])", r"\1_\2", name).upper().replace("-", "_").split("_"))
+    words |= {"API", "KEY"} if "APIKEY" in words else set()
+    if words & _PLACES:
+        return False
+    return bool(words & _SECRET) or ("KEY" in words and bool(words & _OF_KEYS))

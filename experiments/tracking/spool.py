@@ -1,0 +1,231 @@
+"""The record of a run: files in its directory, written first and whatever else happens.
+
+    config.json      the resolved configuration
+    events.jsonl     a line per start, artifact and end of an attempt, with checksums
+    metrics.jsonl    a line per record, with checksums (marlcore.recording)
+    stdout.log       what was printed
+    heartbeat        who writes, and when it last showed life
+    notes.json       tags and notes, of `marl tag` and `marl note`
+    replica.json     how far MongoDB has it
+
+Only one process writes, the first of a run's; it holds a lock on `lock`. Everything else about a
+run (status, attempts, duration) is derived from these files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mimetypes
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.tracking.redaction import redact_all
+from experiments.tracking.view import DEAD_AFTER_S
+from marlcore import durable
+from marlcore.config_errors import ConfigError
+from marlcore.durable import LineFile, patiently, read_lines
+from marlcore.recording import JsonLinesRecorder
+
+EVENTS, METRICS, OUTPUT = "events.jsonl", "metrics.jsonl", "stdout.log"
+CONFIG, NOTES, REPLICA = "config.json", "notes.json", "replica.json"
+HEARTBEAT, LOCK = "heartbeat", "lock"
+BEAT_EVERY_S = 5.0
+_BEAT_BYTES = 512
+"""Fixed, so that a beat needs no space on a full disk."""
+
+
+class Spool:
+    """Writes the record of one run; made by `open_spool`."""
+
+    def __init__(self, run_dir: Path, lock: int) -> None:
+        self.run_dir = run_dir
+        self._lock = lock
+        self._events = LineFile(run_dir / EVENTS)
+        self.attempt = sum(e["event"] == "start" for e in read_events(run_dir)) + 1
+        self._ended = False
+        self._beat = os.open(run_dir / HEARTBEAT, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        self._stop = threading.Event()
+        self.beat()
+        self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def start(self, **facts: Any) -> None:
+        """The attempt begins; `facts` are plain data (what Sacred knows, provenance)."""
+        self._event("start", attempt=self.attempt, pid=os.getpid(), host=platform.node(), **facts)
+
+    def end(self, status: str, **facts: Any) -> None:
+        """The attempt ends, with one of the statuses; what comes after the first end is ignored."""
+        if not self._ended:
+            self._ended = True
+            self._event("end", attempt=self.attempt, status=status, **facts)
+
+    def add_artifact(self, path: Path) -> None:
+        """Keep a file with the run; one that lies outside its directory is copied there.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"artifact {path} does not exist")
+        if not path.resolve().is_relative_to(self.run_dir.resolve()):
+            target = self.run_dir / "artifacts" / path.name
+            target.parent.mkdir(exist_ok=True)
+            patiently(lambda: shutil.copyfile(path, target), place=target, what=str(target))
+            path = target
+        self._event(
+            "artifact",
+            name=path.name,
+            file=str(path.resolve().relative_to(self.run_dir.resolve())),
+            content_type=mimetypes.guess_type(path.name)[0],
+        )
+
+    def recorder(self, *, resumed_at: int) -> SpoolRecorder:
+        """The recorder of this run; `resumed_at` are the env steps of the checkpoint, or 0."""
+        return SpoolRecorder(self, resumed_at)
+
+    def beat(self) -> None:
+        """Show life."""
+        sign = {
+            "time": time.time(),
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "paused": (durable.paused() or "")[:200] or None,
+        }
+        text = json.dumps(sign)[: _BEAT_BYTES - 1]
+        os.pwrite(self._beat, (text.ljust(_BEAT_BYTES - 1) + "\n").encode(), 0)
+
+    def close(self) -> None:
+        """Everything is on the disk, and others may write."""
+        self._stop.set()
+        self._thread.join()
+        self.beat()
+        self._events.close()
+        os.close(self._beat)
+        os.close(self._lock)
+
+    def _event(self, event: str, **facts: Any) -> None:
+        document = {"event": event, "time": time.time(), **redact_all(facts)}
+        self._events.append(document)
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(BEAT_EVERY_S):
+            try:
+                self.beat()
+            except OSError:  # the disk may be away for a while
+                continue
+
+
+class SpoolRecorder:
+    """Records metrics and artifacts in the run's directory. A Recorder."""
+
+    def __init__(self, spool: Spool, resumed_at: int) -> None:
+        self._spool = spool
+        self._metrics = JsonLinesRecorder(spool.run_dir / METRICS)
+        if resumed_at:
+            self._metrics.rewind(resumed_at)
+
+    def record(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Append the record."""
+        self._metrics.record(metrics, step=step)
+
+    def add_artifact(self, path: Path) -> None:
+        """Note the file."""
+        self._spool.add_artifact(path)
+
+    def close(self) -> None:
+        """Have the metrics on the disk."""
+        self._metrics.close()
+
+
+def open_spool(run_dir: Path) -> Spool:
+    """Take the run for writing.
+
+    Raises:
+        ConfigError: another process has it.
+    """
+    lock = patiently(
+        lambda: os.open(run_dir / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644),
+        place=run_dir,
+        what=LOCK,
+    )
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sign = read_heartbeat(run_dir)
+        elsewhere = sign and sign["host"] != platform.node() and not has_ended(run_dir)
+        if sign and elsewhere and time.time() - sign["time"] < DEAD_AFTER_S:
+            raise BlockingIOError  # file systems that lock on each machine alone
+    except OSError:
+        sign = read_heartbeat(run_dir)
+        os.close(lock)
+        who = f"process {sign['pid']} on {sign['host']}" if sign else "another process"
+        raise ConfigError(
+            f"run {run_dir.resolve().name} is being written by {who}; wait until it ends, or stop "
+            "it (it saves and can then be resumed)"
+        ) from None
+    return patiently(lambda: Spool(run_dir, lock), place=run_dir, what=EVENTS)
+
+
+def process_start(pid: int) -> int | None:
+    """When a process of this machine started, in clock ticks since boot; None if it is gone.
+
+    A process that has ended and was not waited for counts as gone.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """The events of a run, in order; none if it has not started."""
+    try:
+        return read_lines(run_dir / EVENTS)[0]
+    except OSError:
+        return []
+
+
+def has_ended(run_dir: Path) -> bool:
+    """Whether the last attempt said how it ended."""
+    kinds = [e["event"] for e in read_events(run_dir) if e["event"] in ("start", "end")]
+    return bool(kinds) and kinds[-1] == "end"
+
+
+def read_heartbeat(run_dir: Path) -> dict[str, Any] | None:
+    """The last sign of life; None if there is none."""
+    return read_json(run_dir / HEARTBEAT, None)
+
+
+def is_alive(sign: Mapping[str, Any] | None) -> bool:
+    """Whether the process of a heartbeat lives; on other machines, whether the beat is fresh."""
+    if sign is None:
+        return False
+    if sign["host"] == platform.node() and sign.get("process_start") is not None:
+        return process_start(int(sign["pid"])) == sign["process_start"]
+    return time.time() - float(sign["time"]) < DEAD_AFTER_S
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """A JSON file; `default` if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return default
+
+
+def update_json(path: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Change a small JSON object; two processes that do so at once do not lose a change."""
+    with open(path.with_name(f".{path.name}.lock"), "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        values = read_json(path, {})
+        change(values)
+        durable.write_whole(path, json.dumps(values, indent=1) + "\n")
+    return values

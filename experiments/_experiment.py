@@ -142,7 +142,7 @@ def _train(
     try:
         from experiments import _run, _sacred
 
-        def main() -> dict[str, Any]:
+        def main(_: Any) -> dict[str, Any]:
             result = _run.run(resolved.config, run_dir=run_dir, spool=spool, resume_from=checkpoint)
             stop = _stop.stop_requested()
             if result.get("reason") not in ("completed", "success"):

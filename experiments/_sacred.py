@@ -28,10 +28,10 @@ def run(
     *,
     spool: Spool,
     options: Mapping[str, str],
-    main: Callable[[], dict[str, Any]],
+    main: Callable[[Any], dict[str, Any]],
     observers: tuple[Any, ...] = (),
 ) -> dict[str, Any]:
-    """Run `main()` as a Sacred run, recorded in the spool and by what other `observers` there are.
+    """Run `main(sacred_run)` as a Sacred run, recorded in the spool and by what other `observers` there are.
 
     Of the command line's `options`, Sacred takes its own.
     """
@@ -52,7 +52,7 @@ def run(
 
     @experiment.main
     def train(_run: Any) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return main()
+        return main(_run)
 
     sacred_options = {
         name: value for name, value in options.items() if name in ("--name", "--comment")

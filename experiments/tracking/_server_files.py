@@ -108,14 +108,14 @@ def new_settings(folder: Path) -> Settings:
     """Make and write new passwords, a new key and the empty folder of the data."""
     _write(folder / KEY, base64.b64encode(secrets.token_bytes(512)).decode() + "\n", 0o600)
     passwords = {user: secrets.token_urlsafe(24) for user in USERS}
-    settings = _save(folder, Settings(_free_port(), None, passwords))
+    settings = _save(folder, Settings(free_port(), None, passwords))
     (folder / DATA).mkdir(mode=0o700)
     return settings
 
 
 def with_other_port(folder: Path, settings: Settings) -> Settings:
     """Change the port to a free one."""
-    return _save(folder, replace(settings, port=_free_port()))
+    return _save(folder, replace(settings, port=free_port()))
 
 
 def mark_ready(folder: Path, settings: Settings) -> Settings:
@@ -213,7 +213,7 @@ def _can_bind(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A free port below those that the system gives to outgoing connections."""
     ports = random.SystemRandom().sample(range(20000, 32000), 200)
     for port in ports:

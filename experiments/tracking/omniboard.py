@@ -11,7 +11,6 @@ import http.client
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.tracking._omniboard_install import VERSION, find_node, install
+from experiments.tracking._server_files import free_port, is_free
 from marlcore.config_errors import ConfigError
 
 __all__ = ["PORT", "USER", "VERSION", "Page", "cache_dir", "install", "open_in_browser", "start"]
@@ -113,8 +113,8 @@ def start(
         ConfigError: it cannot be installed or started, or does not reach the database.
     """
     home = install(cache or cache_dir(), say)
-    for chosen in (port,) if port is not None else (PORT, _free_port(), _free_port()):
-        if not _is_free(chosen):
+    for chosen in (port,) if port is not None else (PORT, free_port(), free_port()):
+        if not is_free(chosen):
             continue
         page = _start(home, uri, chosen, read_only, log)
         if page is not None:
@@ -224,19 +224,3 @@ def open_in_browser(page: Page) -> bool:
         link = f'<meta http-equiv="refresh" content="0;url={page.url}">'
         file.write(f'<!doctype html>{link}<a href="{page.url}">Runs</a>\n')
     return browser.open(path.as_uri())
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

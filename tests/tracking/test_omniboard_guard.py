@@ -156,6 +156,7 @@ def test_a_port_that_is_taken_is_refused_if_named_and_avoided_if_not(
     assert not other.is_up
 
 
+@pytest.mark.slow
 def test_it_survives_a_restart_of_the_database(
     ask: Any, mongod: Callable[[], Path], omniboard_cache: Path, write_run: Callable[..., int]
 ) -> None:
@@ -191,6 +192,7 @@ def test_it_ends_with_the_process_that_started_it(
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_or_refuses_is_an_error(
     sacred_runs: server.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

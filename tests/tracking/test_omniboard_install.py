@@ -25,7 +25,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     fake(folder, "node", "echo v20.1.0")
     for name in ("sh", "mkdir", "sleep"):
-        (folder / name).symlink_to(str(shutil.which(name)))
+        (folder / name).symlink_to(shutil.which(name, path=os.defpath) or f"/bin/{name}")
     monkeypatch.setenv("PATH", str(folder))
     return folder
 

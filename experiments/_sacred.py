@@ -31,7 +31,7 @@ def run(
     main: Callable[[Any], dict[str, Any]],
     observers: tuple[Any, ...] = (),
 ) -> dict[str, Any]:
-    """Run `main(sacred_run)` as a Sacred run, recorded in the spool and by what other `observers` there are.
+    """Run `main(sacred_run)` as a Sacred run, recorded in the spool and by other `observers`.
 
     Of the command line's `options`, Sacred takes its own.
     """

@@ -1,6 +1,6 @@
 """List runs, newest last.
 
-    marl runs status=COMPLETED 'gamma_prime>0.9' --sort -rollout/return_mean
+    marl runs status=COMPLETED 'gamma_prime>0.9' --sort rollout/return_mean
     marl runs --columns id,seed,eval/success_rate
 
 A condition is KEY, one of = != > >= < <= ~ (contains), and a value; all must hold. KEY is a field
@@ -30,7 +30,8 @@ _WITHOUT = ("training.num_workers", "training.device", "logging.console")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("conditions", nargs="*", metavar="CONDITION")
-    parser.add_argument("--sort", metavar="KEY", help="sort by it; -KEY for the largest first")
+    parser.add_argument("--sort", metavar="KEY", help="sort by it, the largest last")
+    parser.add_argument("--descending", action="store_true", help="the largest first")
     parser.add_argument("--columns", metavar="KEY,KEY", help="show these")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="the last N (50)")
     parser.add_argument("--all", action="store_true", help="no limit")
@@ -50,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     views = select(everything, arguments.conditions) if everything else []
     views = _sorted(views, everything, arguments.sort)
     left_out = 0 if arguments.all else max(0, len(views) - arguments.limit)
-    views = views[left_out:] if not _descends(arguments.sort) else views[: len(views) - left_out]
+    views = views[left_out:]  # the newest, or the largest
+    if arguments.descending:
+        views.reverse()
     if arguments.json:
         _print.print_json([_print.as_plain(one) for one in views])
         return 0
@@ -64,14 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _descends(sort: str | None) -> bool:
-    return bool(sort) and str(sort).startswith("-")
-
-
 def _sorted(views: list[RunView], all_views: Sequence[RunView], sort: str | None) -> list[RunView]:
     if not sort:
         return views
-    get = Lookup(all_views).getter(sort.lstrip("-"))
+    get = Lookup(all_views).getter(sort)
 
     def key(one: RunView) -> tuple[int, Any]:
         value = get(one)
@@ -81,8 +80,7 @@ def _sorted(views: list[RunView], all_views: Sequence[RunView], sort: str | None
             (0, (0.0, "")) if value is None or isinstance(value, float) else (2, (0.0, str(value)))
         )
 
-    ordered = sorted(views, key=key)
-    return ordered[::-1] if _descends(sort) else ordered
+    return sorted(views, key=key)
 
 
 def _table(

@@ -9,7 +9,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check docs lock clean system
+.PHONY: help setup train test check docs lock clean system browser
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
@@ -23,8 +23,20 @@ help:
 train: setup
 	.venv/bin/python experiments/acppo.py with quickstart
 
-test: setup
+test: setup browser
 	.venv/bin/python -m pytest
+
+# Tests of the pages need a browser and npm; without them they are skipped, and say so.
+browser:
+	@missing=""; command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	    || missing="chromium"; \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing for the tests: $$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y --no-install-recommends $$missing >/dev/null \
+	        || echo "not installed; the tests that need it are skipped"; \
+	elif [ -n "$$missing" ]; then echo "tests that need $$missing are skipped"; fi
 
 check: setup
 	.venv/bin/ruff check .

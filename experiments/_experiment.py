@@ -20,7 +20,8 @@ from experiments._arguments import Arguments, read_arguments
 from experiments._overrides import Resolved, resolve, resolve_resumed
 from experiments._script import Script
 from experiments._words import Words, read_words
-from experiments.tracking import mirrors, mongo
+from experiments.tracking import mongo
+from experiments.tracking.follower import Follower
 from experiments.tracking.redaction import refuse_in_config
 from experiments.tracking.spool import Spool, open_spool
 from experiments.tracking.view import flat
@@ -106,11 +107,11 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
         _output.copied_to(run_dir / _rundir.OUTPUT),
         _stop.install(),
     ):
-        followers = mirrors.start(run_dir, values, resolved.config.logging)
+        follower = Follower(run_dir, values, resolved.config.logging)
         try:
             return _train(script, resolved, spool, checkpoint, options)
         finally:
-            mirrors.close(followers)
+            follower.close()
 
 
 def _follow(resolved: Resolved, checkpoint: Path | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,25 @@ from marlcore.recording import TeeRecorder
 
 
 class TensorBoardRecorder:
-    """Writes scalars to TensorBoard files."""
+    """Writes scalars to TensorBoard files, by TensorBoard's own writer (torch's needs torch)."""
 
     def __init__(self, log_dir: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._writer: Any = SummaryWriter(str(log_dir))
+        log_dir.mkdir(parents=True, exist_ok=True)
+        self._writer: Any = EventFileWriter(str(log_dir), flush_secs=5)
 
     def record(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Write each metric as a scalar."""
-        for key, value in metrics.items():
-            self._writer.add_scalar(key, value, step)
-        self._writer.flush()
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=key, simple_value=x) for key, x in metrics.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        self._writer.add_event(event)
 
     def add_artifact(self, path: Path) -> None:
-        """Note where the file is; TensorBoard keeps no files."""
-        self._writer.add_text("artifacts", str(path))
+        """Do nothing: TensorBoard keeps no files."""
 
     def close(self) -> None:
         """Write what is pending."""

@@ -24,6 +24,7 @@ _POLL_S = 1.0
 _SYNC_EVERY_S = 0.5
 _SEAL = ', "crc32": "'
 _NO_SPACE_BYTES = 64 * 1024
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 _paused: list[str] = []
 
@@ -143,13 +144,16 @@ class AppendFile:
         self._end = os.fstat(self._descriptor).st_size
         self._lock = threading.RLock()
         self._dirty = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._syncer = threading.Thread(target=self._sync, name=f"sync {path.name}", daemon=True)
         self._syncer.start()
 
     def append(self, data: bytes) -> None:
         """Append all of `data`, waiting while the disk is full."""
-        patiently(lambda: self.try_append(data), place=self.path, what=self.path.name)
+        try:
+            self.try_append(data)
+        except OSError:
+            patiently(lambda: self.try_append(data), place=self.path, what=self.path.name)
 
     def try_append(self, data: bytes) -> None:
         """Append all of `data` or nothing.
@@ -166,7 +170,8 @@ class AppendFile:
                 os.ftruncate(self._descriptor, self._end)
                 raise
             self._end += written
-        self._dirty.set()
+        if not self._dirty.is_set():
+            self._dirty.set()
 
     def cut(self, size: int) -> None:
         """Drop what stands behind the first `size` bytes."""
@@ -180,9 +185,9 @@ class AppendFile:
 
     def close(self) -> None:
         """Have everything on the disk and close."""
-        if self._closing:
+        if self._closing.is_set():
             return
-        self._closing = True
+        self._closing.set()
         self._dirty.set()
         self._syncer.join()
         os.close(self._descriptor)
@@ -191,14 +196,14 @@ class AppendFile:
         while True:
             self._dirty.wait()
             self._dirty.clear()
-            closing = self._closing
+            last = self._closing.is_set()
             try:
                 os.fdatasync(self._descriptor)
             except OSError as error:
                 _say(f"warning: {self.path} may not be on the disk yet: {error.strerror}")
-            if closing:
+            if last:
                 return
-            time.sleep(_SYNC_EVERY_S if not self._closing else 0)
+            self._closing.wait(_SYNC_EVERY_S)
 
 
 class LineFile:
@@ -222,7 +227,7 @@ class LineFile:
 
 def seal(document: Mapping[str, object]) -> str:
     """A line of JSON that ends with the checksum of what stands before it."""
-    body = json.dumps(document, allow_nan=False)[:-1]
+    body = _encode(document)[:-1]
     return f'{body}{_SEAL}{zlib.crc32(body.encode()):08x}"}}\n'
 
 

@@ -65,7 +65,7 @@ class JsonLinesRecorder:
 
     def record(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Append a line."""
-        values = {key: _written(float(value)) for key, value in metrics.items()}
+        values = {key: _written(value) for key, value in metrics.items()}
         self._file.append({"step": step, "time": time.time(), "metrics": values})
 
     def rewind(self, step: int) -> None:
@@ -135,10 +135,13 @@ def add_line(records: list[Record], document: Mapping[str, object]) -> bool:
 
 
 def _written(value: float) -> float | str:
+    value = float(value)  # of numpy or torch
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _read(value: object) -> float:
+    if isinstance(value, float):
+        return value
     return math.nan if value is None else float(str(value))  # None: of an older version

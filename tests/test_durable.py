@@ -90,7 +90,7 @@ def test_a_process_that_is_killed_leaves_all_that_it_wrote(tmp_path: Path) -> No
     documents, damaged = read_lines(tmp_path / "lines")
     assert not damaged
     assert [d["n"] for d in documents] == list(range(len(documents)))
-    assert len(documents) > max(seen, *(int(n) for n in rest if n.isdecimal()))
+    assert len(documents) > max([seen, *(int(n) for n in rest if n.isdecimal())])
 
 
 def test_a_small_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:

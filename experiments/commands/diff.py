@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     catalog = Catalog()
     a, b = catalog.find(arguments.a), catalog.find(arguments.b)
     found = {
-        "configuration": differing(flat(a.config), flat(b.config)),
+        "configuration": differing(a.config, b.config),
         "where it came from": differing(origin(catalog, a), origin(catalog, b)),
         "packages": differing(packages(catalog, a), packages(catalog, b)),
         "last metrics": differing(a.metrics, b.metrics),

@@ -14,7 +14,7 @@ from experiments.commands import _print
 from experiments.tracking.catalog import Catalog
 from experiments.tracking.replica import describe_replica
 from experiments.tracking.spool import read_events, read_heartbeat
-from experiments.tracking.view import RunView, flat
+from experiments.tracking.view import RunView
 from marlcore import config_keys
 
 
@@ -34,8 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print.print_json({**_print.as_plain(one), "events": events})
         return 0
     _print.print_pairs("", _summary(catalog, one, events))
-    config = flat(one.config)
-    changed = config if arguments.config else changed_keys(config)
+    changed = one.config if arguments.config else changed_keys(one.config)
     title = "Configuration" if arguments.config else "Configuration, what differs from the defaults"
     _print.print_pairs(title, [(key, _print.number(value)) for key, value in changed.items()])
     _print.print_pairs(

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments import _rundir
 from experiments.tracking import mongo, read, view
-from experiments.tracking.view import RunView, Series
+from experiments.tracking.view import RunView, Series, flat
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
 
@@ -149,7 +149,7 @@ def _view(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float]])
         id=str(info.get("run_id") or document["_id"]),
         name=str((document.get("experiment") or {}).get("name", "?")),
         status=status,
-        config=document.get("config") or {},
+        config=flat(document.get("config") or {}),
         attempt=len(info.get("attempts") or [0]),
         started=_seconds(document.get("start_time")),
         ended=_seconds(document.get("stop_time")),

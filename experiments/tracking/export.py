@@ -223,14 +223,15 @@ _TASK_KEYS = ("env.task", "env.game", "env.factory", "env.kind")
 def _places(configs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
     """Environment, task and algorithm of each: what differs in env makes tasks, the rest labels."""
     tasks, labels = [""] * len(configs), [""] * len(configs)
-    for part in group_configs([{"env": config.get("env", {})} for config in configs]):
+    envs = [{k: v for k, v in flat(c).items() if k.startswith("env.")} for c in configs]
+    for part in group_configs(envs):
         extra = [f"{k.rpartition('.')[2]}={part.settings[k]}" for k in part.settings]
         extra = [x for x, k in zip(extra, part.settings, strict=True) if k not in _TASK_KEYS]
         for place in part.places:
-            env = flat({"env": configs[place].get("env", {})})
+            env = envs[place]
             task = next((str(env[key]) for key in _TASK_KEYS if key in env), "unknown")
             tasks[place] = " ".join([task, *extra])
-    rest = [{key: value for key, value in c.items() if key != "env"} for c in configs]
+    rest = [{k: v for k, v in flat(c).items() if not k.startswith("env.")} for c in configs]
     for part in group_configs(rest):
         for place in part.places:
             labels[place] = part.label.replace(",", ";")  # marl-eval joins names by commas

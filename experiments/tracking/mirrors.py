@@ -3,12 +3,20 @@
 A thread reads the spool and writes what is new; whatever it meets (a server that is away, slow or
 wrong, a library that raises) is said once and never touches the run, and a later `marl sync`
 brings the copy up to the spool.
+
+    python -m experiments.tracking.mirrors      the process that a run starts (tracking.follower)
+
+It is told by a line of JSON what to mirror, and goes on until its standard input ends: when the run
+says so, or dies.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +27,8 @@ from experiments.tracking import mongo
 from experiments.tracking.redaction import redact
 from experiments.tracking.spool import METRICS, REPLICA, read_events, read_json, update_json
 from experiments.tracking.tail import LinesTail
+from marlcore.config import LoggingConfig
+from marlcore.config_errors import parse_config
 from marlcore.recording import Record, Recorder, add_line
 
 EVERY_S = 5.0
@@ -58,7 +68,7 @@ class Mirror:
         self.ask_to_end()
         self._thread.join(PATIENCE_S)
         if self._thread.is_alive() or self._fails:
-            print(f"{self._name} has not everything; the run's directory has", file=sys.stderr)
+            _say(f"{self._name} has not everything; the run's directory has")
 
     def _keep_up(self) -> None:
         while True:
@@ -78,19 +88,22 @@ class Mirror:
         except Exception as error:  # whatever another service raises is no reason to stop
             if not self._fails:
                 what = f"{type(error).__name__}: {redact(str(error))}".splitlines()[0][:300]
-                print(
+                _say(
                     f"warning: {self._name} is not up to date ({what}); "
-                    "the run's directory has everything, and this is tried again",
-                    file=sys.stderr,
+                    "the run's directory has everything, and this is tried again"
                 )
             self._fails = True
         else:
             if self._fails:
-                print(f"{self._name} is up to date again", file=sys.stderr)
+                _say(f"{self._name} is up to date again")
             self._fails = False
         if last and self._copy is not None:
             with contextlib.suppress(Exception):
                 self._copy.close()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 class MongoCopy:
@@ -172,7 +185,9 @@ def tensorboard_copy(run_dir: Path) -> Copy:
     return RecorderCopy(run_dir, TensorBoardRecorder(place))
 
 
-def wandb_copy(run_dir: Path, config: Mapping[str, Any], settings: Any, *, online: bool) -> Copy:
+def wandb_copy(
+    run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig, *, online: bool
+) -> Copy:
     """A W&B run: online one that goes on, offline one made anew from all of the spool."""
     from experiments.recorders import WandbRecorder
 
@@ -182,7 +197,7 @@ def wandb_copy(run_dir: Path, config: Mapping[str, Any], settings: Any, *, onlin
     return RecorderCopy(run_dir, recorder, "wandb_records" if online else None)
 
 
-def start(run_dir: Path, config: Mapping[str, Any], settings: Any) -> list[Mirror]:
+def start(run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig) -> list[Mirror]:
     """All mirrors that a configuration (as plain data) and its logging section ask for."""
     mirrors = [Mirror("MongoDB", lambda: MongoCopy(run_dir))]
     if settings.tensorboard:
@@ -192,19 +207,31 @@ def start(run_dir: Path, config: Mapping[str, Any], settings: Any) -> list[Mirro
 
         online = settings.wandb == "online" and has_wandb_key()
         if settings.wandb == "online" and not online:
-            print(
+            _say(
                 "logging.wandb=online: there is no key, so the run is kept offline; set "
                 "WANDB_API_KEY or run `wandb login`, then `marl sync --wandb "
-                f"{run_dir.resolve().name}`",
-                file=sys.stderr,
+                f"{run_dir.resolve().name}`"
             )
         mirrors.append(Mirror("W&B", lambda: wandb_copy(run_dir, config, settings, online=online)))
     return mirrors
 
 
-def close(mirrors: Sequence[Mirror]) -> None:
-    """End all of them; they do their last steps side by side."""
+def main() -> None:
+    """Mirror one run until standard input ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_IGN)  # meant for the run, which ends this process
+    os.nice(5)
+    order = json.loads(sys.stdin.readline())
+    settings = parse_config(order["config"]).logging
+    mirrors = start(Path(order["run_dir"]), order["config"], settings)
+    sys.stdin.read()
     for mirror in mirrors:
         mirror.ask_to_end()
     for mirror in mirrors:
         mirror.close()
+    sys.stdout.flush()
+    os._exit(0)  # libraries that still wait for their servers are not waited for
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from experiments.tracking.view import RunView, Series
 from marlcore.durable import unseal
 from marlcore.recording import Record, add_line, read_records
 
-INDEX = ".index.sqlite"
+INDEX = ".index-2.sqlite"
+"""Its number changes with its tables."""
 _TAIL = 64 * 1024
 """Bytes at the end of a metrics file that hold the last value of every metric."""
 
@@ -40,13 +41,14 @@ def read_view(run_dir: Path) -> RunView:
     last = next((e for e in reversed(events) if e["event"] in ("start", "end")), None)
     records = _last_records(run_dir / METRICS)
     notes, replica = read_json(run_dir / NOTES, {}), read_json(run_dir / REPLICA, {})
-    config = read_json(run_dir / CONFIG, {})
+    values = read_json(run_dir / CONFIG, {})
+    config = view.flat(values if isinstance(values, dict) else {})
     provenance = starts[-1]["provenance"] if starts else {}
     git = provenance.get("git") or {}
     ended = last is not None and last["event"] == "end"
     return RunView(
         id=run_dir.resolve().name,
-        name=str(config.get("algorithm", {}).get("name", "?")),
+        name=str(config.get("algorithm.name", "?")),
         status=last["status"] if last is not None and ended else _unfinished(run_dir, bool(starts)),
         config=config,
         attempt=len(starts),
@@ -156,9 +158,7 @@ def _signatures(runs: Path) -> Iterator[tuple[str, str]]:
         yield entry.name, " ".join(parts)
 
 
-def _from_index(run_dir: Path, values: dict[str, Any]) -> RunView:
-    values["tags"] = tuple(values["tags"])
-    found = RunView(**values)
+def _from_index(run_dir: Path, found: RunView) -> RunView:
     if found.status in (view.RUNNING, view.DEAD, view.NEW):  # these change without a file's change
         sign = read_json(run_dir / HEARTBEAT, None)
         status = _unfinished(run_dir, found.attempt > 0)
@@ -167,41 +167,84 @@ def _from_index(run_dir: Path, values: dict[str, Any]) -> RunView:
 
 
 class _Index:
-    """The summaries of the last time."""
+    """The summaries of the last time.
+
+    Keys of configurations and metrics, which are the same in many runs, are stored once: reading
+    them thousands of times would take most of the time.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def load(self) -> dict[str, tuple[str, dict[str, Any]]]:
+    def load(self) -> dict[str, tuple[str, RunView]]:
         try:
             with contextlib.closing(self._connect()) as database:
-                rows = database.execute("SELECT id, signature, summary FROM runs").fetchall()
-            return {run_id: (signature, json.loads(text)) for run_id, signature, text in rows}
-        except (sqlite3.Error, ValueError, OSError):
+                names = dict(database.execute("SELECT id, names FROM names").fetchall())
+                rows = database.execute("SELECT * FROM runs").fetchall()
+            names = {number: json.loads(text) for number, text in names.items()}
+            summaries = json.loads("[" + ",".join(row[-1] for row in rows) + "]")
+            return {
+                run_id: (signature, _decoded(summary, names[keys], names[metrics]))
+                for (run_id, signature, keys, metrics, _), summary in zip(
+                    rows, summaries, strict=True
+                )
+            }
+        except (sqlite3.Error, ValueError, OSError, KeyError, TypeError):
             return {}
 
     def save(self, changed: dict[str, tuple[str, RunView]], *, gone: set[str]) -> None:
         if not changed and not gone:
             return
-        rows = [
-            (run_id, signature, json.dumps(asdict(one)))
-            for run_id, (signature, one) in changed.items()
-        ]
         try:
             with contextlib.closing(self._connect()) as database, database:
-                database.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", rows)
+                rows = [
+                    (
+                        i,
+                        s,
+                        _number(database, one.config),
+                        _number(database, one.metrics),
+                        _text(one),
+                    )
+                    for i, (s, one) in changed.items()
+                ]
+                database.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", rows)
                 database.executemany(
                     "DELETE FROM runs WHERE id = ?", [(run_id,) for run_id in gone]
                 )
-        except sqlite3.DatabaseError as error:
-            if not isinstance(error, sqlite3.OperationalError):
-                self._path.unlink(missing_ok=True)
-        except OSError:
+        except sqlite3.OperationalError:  # another process writes it, or it cannot be written
             return
+        except sqlite3.DatabaseError:
+            self._path.unlink(missing_ok=True)
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, timeout=1.0)
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, signature TEXT, summary TEXT)"
+        database.executescript(
+            "CREATE TABLE IF NOT EXISTS names (id INTEGER PRIMARY KEY, names TEXT UNIQUE);"
+            "CREATE TABLE IF NOT EXISTS runs"
+            " (id TEXT PRIMARY KEY, signature TEXT, keys INT, metrics INT, summary TEXT);"
         )
         return database
+
+
+def _number(database: sqlite3.Connection, values: Mapping[str, Any]) -> int:
+    """The number under which these keys are stored."""
+    text = (json.dumps(list(values)),)
+    database.execute("INSERT OR IGNORE INTO names (names) VALUES (?)", text)
+    return int(database.execute("SELECT id FROM names WHERE names = ?", text).fetchone()[0])
+
+
+def _text(one: RunView) -> str:
+    values = {field.name: getattr(one, field.name) for field in fields(one)}
+    values |= {"config": list(one.config.values()), "metrics": list(one.metrics.values())}
+    return json.dumps(list(values.values()))
+
+
+def _decoded(summary: list[Any], keys: list[str], metrics: list[str]) -> RunView:
+    values = dict(zip(_FIELDS, summary, strict=True))
+    values["config"] = dict(zip(keys, values["config"], strict=True))
+    values["metrics"] = dict(zip(metrics, values["metrics"], strict=True))
+    values["tags"] = tuple(values["tags"])
+    return RunView(**values)
+
+
+_FIELDS = [field.name for field in fields(RunView)]

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments._words import read_value
-from experiments.tracking.view import RunView, flat
+from experiments.tracking.view import RunView
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
 
+_MISSING = object()
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne,
     ">=": operator.ge,
@@ -46,9 +47,9 @@ class Lookup:
     """Values of runs by name: a field, a metric, or a configuration key (its end suffices)."""
 
     def __init__(self, views: Sequence[RunView]) -> None:
-        self._configs = {one.id: flat(one.config) for one in views}
-        self.keys = sorted({key for config in self._configs.values() for key in config})
-        self.metrics = sorted({key for one in views for key in one.metrics})
+        self._configs = [one.config for one in views]
+        self.keys = sorted(set().union(*self._configs))
+        self.metrics = sorted(set().union(*(one.metrics for one in views)))
 
     def getter(self, name: str) -> Callable[[RunView], Any]:
         """What reads `name` of a run; None where the run has no such thing.
@@ -65,24 +66,19 @@ class Lookup:
             raise ConfigError(f"{name} is ambiguous: write {' or '.join(keys)}")
         if keys:
             key = name if name in keys else keys[0]
-            return lambda one: self.config(one).get(key)
+            return lambda one: one.config.get(key)
         near = config_keys.nearest(name, [*FIELDS, *self.metrics, *self.keys])
         meant = f"did you mean {near}?" if near else f"fields are {', '.join(FIELDS)}"
         raise ConfigError(f"{show(name)} is no field, metric or configuration key; {meant}")
 
-    def config(self, one: RunView) -> dict[str, Any]:
-        """The configuration by dotted keys."""
-        return self._configs[one.id]
-
     def differing(self) -> list[str]:
         """Keys whose values are not the same in all runs that have them."""
-        first: dict[str, str] = {}
-        found: set[str] = set()
-        for config in self._configs.values():
-            for key, value in config.items():
-                if key not in found and first.setdefault(key, repr(value)) != repr(value):
-                    found.add(key)
-        return [key for key in self.keys if key in found]
+        return [key for key in self.keys if self._differs(key)]
+
+    def _differs(self, key: str) -> bool:
+        values = [config.get(key, _MISSING) for config in self._configs]
+        present = next(value for value in values if value is not _MISSING)
+        return values.count(present) + values.count(_MISSING) < len(values)
 
 
 def select(views: Sequence[RunView], conditions: Sequence[str]) -> list[RunView]:
@@ -91,8 +87,10 @@ def select(views: Sequence[RunView], conditions: Sequence[str]) -> list[RunView]
     Raises:
         ConfigError: a condition is none, or names what no run has.
     """
-    lookup, result = Lookup(views), list(views)
+    result = list(views)
+    lookup = Lookup(views) if conditions else None
     for text in conditions:
+        assert lookup is not None
         match = _CONDITION.fullmatch(text)
         if match is None:
             raise ConfigError(

@@ -28,7 +28,7 @@ class RunView:
     status: str
     """One of STATUSES."""
     config: Mapping[str, Any]
-    """The resolved configuration, nested as in config.json."""
+    """The resolved configuration by dotted keys."""
     attempt: int = 0
     started: float | None = None
     ended: float | None = None
@@ -70,9 +70,13 @@ class Series:
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A configuration by dotted keys; an empty section is itself."""
     result: dict[str, Any] = {}
+    _flatten(config, prefix, result)
+    return result
+
+
+def _flatten(config: Mapping[str, Any], prefix: str, result: dict[str, Any]) -> None:
     for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{prefix}{name}.")
+        if isinstance(value, dict) and value:
+            _flatten(value, f"{prefix}{name}.", result)
         else:
             result[prefix + name] = value
-    return result

@@ -137,6 +137,7 @@ def screenshot() -> Callable[[Any, str], None]:
     def save(page: Any, name: str) -> None:
         folder = os.environ.get("MARL_SCREENSHOTS")
         if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
             page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
     return save

@@ -1,0 +1,102 @@
+"""Starts the process that mirrors a run, once there is something to mirror to, and ends it.
+
+A process, not a thread: what a replica costs is then no time of the training loop, which would
+otherwise wait for Python's lock, and nothing that goes wrong there can touch the run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.tracking import mongo
+from experiments.tracking.provenance import ROOT
+from marlcore.config import LoggingConfig
+from marlcore.config_errors import ConfigError
+
+EVERY_S = 5.0
+PATIENCE_S = 30.0
+"""How long the end of a run waits; the mirrors themselves give up earlier."""
+
+
+class Follower:
+    """Mirrors the run in `run_dir` while it lives. `config` is plain data."""
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig) -> None:
+        self._run_dir, self._config = run_dir, dict(config)
+        self._always = settings.tensorboard or settings.wandb != "off"
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._start_if_wanted()
+        self._watcher = threading.Thread(target=self._watch, name="follower", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Have the mirrors do their last step, but do not wait for ever."""
+        self._stop.set()
+        self._watcher.join()
+        self._start_if_wanted()
+        if self._process is None:
+            return
+        assert self._process.stdin is not None and self._reader is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            print("the replica is not complete; later: marl sync", file=sys.stderr)
+            self._process.kill()
+            self._process.wait()
+        except BrokenPipeError:
+            self._process.wait()
+        self._reader.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            self._start_if_wanted()
+
+    def _start_if_wanted(self) -> None:
+        """Start the process unless it runs; one that was killed is replaced."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        try:
+            wanted = self._always or mongo.target(self._run_dir.resolve().parent) is not None
+        except ConfigError:  # said when the run began
+            return
+        if wanted:
+            self._start()
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.tracking.mirrors"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        order = {"run_dir": str(self._run_dir.resolve()), "config": self._config}
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return
+        self._reader = threading.Thread(target=_repeat, args=(self._process.stdout,), daemon=True)
+        self._reader.start()
+
+
+def _repeat(lines: Any) -> None:
+    """Say what the process says."""
+    with lines:
+        for line in lines:
+            print(line, end="", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from experiments import cli
+from experiments.evaluate import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -66,6 +70,25 @@ def test_a_documented_command_is_accepted(command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+MARL = sorted(
+    {
+        command
+        for page in PAGES
+        for command in re.findall(r"`(marl [a-z]+ [^`]+)`", page.read_text())
+        if "COMMAND" not in command
+    }
+)
+
+
+@pytest.mark.parametrize("command", MARL)
+def test_a_documented_marl_command_is_parsed(command: str) -> None:
+    _, name, *words = shlex.split(command)
+    assert name in cli.COMMANDS
+    parser = Parser(allow_abbrev=False)
+    importlib.import_module(f"experiments.commands.{name}").arguments(parser)
+    parser.parse_args(words)
+
+
 def test_the_documented_refusal_is_what_is_printed() -> None:
     ((command, answer),) = re.findall(r"```console\n\$ python (.*)\n(error: .*)\n", README)
     done = subprocess.run(
@@ -78,6 +101,6 @@ def test_the_documented_refusal_is_what_is_printed() -> None:
 def test_the_python_of_the_pages_runs() -> None:
     texts = [page.read_text() for page in PAGES]
     codes = [code for text in texts for code in re.findall(r"```python\n(.*?)```", text, re.S)]
-    assert len(codes) == 2
+    assert len(codes) == 3
     for code in codes:
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

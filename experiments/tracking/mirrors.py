@@ -151,10 +151,8 @@ class RecorderCopy:
 
     def step(self) -> None:
         """Hand over what is new."""
-        for document in self._standing(self._tail.read()):
-            self._seen += 1
-            if self._seen > self._to_skip:
-                self._recorder.record(document.metrics, step=document.step)
+        for record in self._fresh(self._tail.read()):
+            self._recorder.record(record.metrics, step=record.step)
         for event in read_events(self._run_dir):
             path = self._run_dir / str(event.get("file"))
             if event["event"] == "artifact" and path.is_file() and str(path) not in self._artifacts:
@@ -168,11 +166,15 @@ class RecorderCopy:
         """End the other tool's record."""
         self._recorder.close()
 
-    @staticmethod
-    def _standing(new: Sequence[Mapping[str, object]]) -> list[Record]:
+    def _fresh(self, new: Sequence[Mapping[str, object]]) -> list[Record]:
+        """Those records of new lines that stand and were not handed over by an earlier attempt."""
         records: list[Record] = []
         for document in new:
             add_line(records, document)
+            if "rewind" not in document:
+                self._seen += 1
+                if self._seen <= self._to_skip:
+                    records.clear()
         return records
 
 

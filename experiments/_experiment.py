@@ -92,7 +92,10 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
     run_id = options.get("--id")
     if resume is not None and run_id is not None:
         raise ConfigError("--id names a new run; a resumed run keeps its id")
-    checkpoint = _rundir.find_checkpoint(resume) if resume is not None else None
+    checkpoint = None
+    if resume is not None:
+        checkpoint = _rundir.find_checkpoint(resume)
+        _refuse_fewer_steps(resolved, checkpoint)
     if int(os.environ.get("RANK", "0")) > 0:
         return _follow(resolved, checkpoint)
     if run_id is not None:
@@ -112,6 +115,17 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
             return _train(script, resolved, spool, checkpoint, options)
         finally:
             follower.close()
+
+
+def _refuse_fewer_steps(resolved: Resolved, checkpoint: Path) -> None:
+    wanted = resolved.config.training.total_timesteps
+    done = checkpoint.name.removeprefix("checkpoint_")
+    given = "training.total_timesteps" in resolved.given
+    if given and done.isdecimal() and wanted <= int(done):
+        raise ConfigError(
+            f"training.total_timesteps={wanted} is refused: the run has done {int(done):,} env "
+            "steps; give more than that"
+        )
 
 
 def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
@@ -156,6 +170,7 @@ def _train(
         return _stopped(script, run_dir, stop)
     except ValueError as error:
         if _recorded(run_dir) == recorded_before:  # set-up failed: the user's to mend
+            spool.refuse()
             _output.log_line(traceback.format_exc())
             _print_error(error)
             print(f"(traceback in {run_dir / _rundir.OUTPUT})", file=sys.stderr)

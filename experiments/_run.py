@@ -25,6 +25,7 @@ from marlcore.checkpoint import (
     load_checkpoint,
     load_first_good,
     numbered_checkpoints,
+    saved_at,
 )
 from marlcore.collector import Collector
 from marlcore.config import ExperimentConfig, OpenVLAConfig
@@ -110,8 +111,9 @@ def run(
         )
         if distributed.is_main():
             print("\n".join(trainer.policy.notes), end="\n" if trainer.policy.notes else "")
-        state = None if resume_from is None else _load(run_dir, resume_from, device)
-        if state is not None:
+        state, saved = None, None
+        if resume_from is not None:
+            state, saved = _load(run_dir, resume_from, device)
             trainer.restore(state)
         if spool is not None:  # nothing of the record is touched before the run can go on
             write_config(run_dir, config.model_dump(mode="json"))
@@ -122,6 +124,7 @@ def run(
                 spool=spool,
                 start_step=trainer.progress.env_steps,
                 start_update=trainer.progress.num_updates,
+                saved_at=saved,
             )
             stack.callback(trainer.recorder.close)
         outcome = trainer.train()
@@ -202,8 +205,8 @@ def _policy(
     )
 
 
-def _load(run_dir: Path, wanted: Path, device: torch.device) -> TrainState:
-    """Load the wanted checkpoint, or loudly the newest whole one before it."""
+def _load(run_dir: Path, wanted: Path, device: torch.device) -> tuple[TrainState, float | None]:
+    """The wanted checkpoint, or loudly the newest whole one before it; and when it was saved."""
     candidates = numbered_checkpoints(run_dir)
     if wanted in candidates:
         candidates = candidates[candidates.index(wanted) :]
@@ -214,7 +217,7 @@ def _load(run_dir: Path, wanted: Path, device: torch.device) -> TrainState:
         print(f"WARNING: damaged checkpoint passed over: {fault}", file=sys.stderr)
     if faults:
         print(f"WARNING: going on from {path} instead", file=sys.stderr)
-    return state
+    return state, saved_at(path)
 
 
 def _final_evaluation(

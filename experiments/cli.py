@@ -10,12 +10,15 @@ RUN is a run's id, the beginning of one, its directory, or its number in MongoDB
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from experiments.evaluate import Parser
 from marlcore import config_keys
@@ -40,9 +43,18 @@ COMMANDS = {
 }
 
 
+def program() -> int:
+    """`main`, in which a kill or a closed terminal ends what was started, as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    return main()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if not words or words[0] in ("-h", "--help", "help"):
             print(_overview())
@@ -55,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
         command.arguments(parser)
-        return int(command.run(parser.parse_args(words[1:])))
+        code = int(command.run(parser.parse_args(words[1:])))
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         lines = str(error).splitlines()
         print(
@@ -65,11 +79,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `marl runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 1
+    except OSError as error:  # no rights, a full disk
+        _silence()
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _silence() -> None:
+    """Have nothing more written to an output that takes nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _command(name: str) -> ModuleType:
@@ -86,4 +114,4 @@ def _overview() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -94,20 +94,27 @@ def has_wandb_key() -> bool:
     """Whether W&B can be asked: a key in the environment, its file, or what `wandb login` left."""
     if read_secret(WANDB_KEY):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    import wandb
+
+    address = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
     try:
-        return netrc.netrc().authenticators(host) is not None
+        return netrc.netrc().authenticators(urlsplit(address).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
 
 def make_recorder(
-    config: ExperimentConfig, *, spool: Spool, start_step: int = 0, start_update: int = 0
+    config: ExperimentConfig,
+    *,
+    spool: Spool,
+    start_step: int = 0,
+    start_update: int = 0,
+    saved_at: float | None = None,
 ) -> TeeRecorder:
     """What a training loop records to: the spool first, then the console.
 
-    `start_step` and `start_update` are those of the checkpoint that the run resumes from: records
-    after it are taken back.
+    `start_step`, `start_update` and `saved_at` are those of the checkpoint that the run resumes
+    from: records after it are taken back.
     """
     console = ConsoleRecorder(
         config.logging.console,
@@ -115,4 +122,4 @@ def make_recorder(
         start_step=start_step,
         start_update=start_update,
     )
-    return TeeRecorder([spool.recorder(resumed_at=start_step), console])
+    return TeeRecorder([spool.recorder(resumed_at=start_step, saved_at=saved_at), console])

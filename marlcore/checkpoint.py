@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,14 +72,21 @@ def _write(temporary: Path, state: TrainState) -> None:
     save_file(_storable(state.training), temporary / "training.safetensors")
     _write_json(temporary / "state.json", state.progress)
     sums = {name: _sha256(temporary / name) for name in _FILES}
-    _write_json(temporary / "manifest.json", {"format": _FORMAT, "sha256": sums})
+    manifest = {"format": _FORMAT, "sha256": sums, "time": time.time()}
+    _write_json(temporary / "manifest.json", manifest)
     for name in (*_FILES, "manifest.json"):
         sync(temporary / name)
     sync(temporary)
 
 
-def load_checkpoint(directory: Path, device: torch.device) -> TrainState:
-    """Read a checkpoint, every file checked against the manifest.
+def saved_at(directory: Path) -> float | None:
+    """When a checkpoint was written, in seconds since 1970; older versions did not say."""
+    moment = _read_json(directory / "manifest.json").get("time")
+    return moment if isinstance(moment, float) else None
+
+
+def verify_checkpoint(directory: Path) -> None:
+    """Check every file of a checkpoint against the manifest.
 
     Raises:
         DamagedCheckpointError: naming the file and what is wrong with it.
@@ -96,6 +104,15 @@ def load_checkpoint(directory: Path, device: torch.device) -> TrainState:
             raise DamagedCheckpointError(f"{path} is missing")
         if _sha256(path) != sums.get(name):
             raise DamagedCheckpointError(f"{path} does not match its sha256 in manifest.json")
+
+
+def load_checkpoint(directory: Path, device: torch.device) -> TrainState:
+    """Read a checkpoint, every file checked against the manifest.
+
+    Raises:
+        DamagedCheckpointError: naming the file and what is wrong with it.
+    """
+    verify_checkpoint(directory)
     try:
         policy = load_file(directory / "policy.safetensors", device=str(device))
         training = load_file(directory / "training.safetensors", device="cpu")

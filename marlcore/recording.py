@@ -68,9 +68,13 @@ class JsonLinesRecorder:
         values = {key: _written(value) for key, value in metrics.items()}
         self._file.append({"step": step, "time": time.time(), "metrics": values})
 
-    def rewind(self, step: int) -> None:
-        """Take back the records later than `step`: they are going to be repeated."""
-        self._file.append({"rewind": step, "time": time.time()})
+    def rewind(self, step: int, *, saved_at: float | None) -> None:
+        """Take back the records later than a checkpoint: they are going to be repeated.
+
+        `step` are its env steps, `saved_at` when it was written, if that is known: the evaluation
+        behind a run's last checkpoint has the same step and comes later.
+        """
+        self._file.append({"rewind": step, "saved_at": saved_at, "time": time.time()})
 
     def add_artifact(self, path: Path) -> None:
         """Do nothing: artifacts lie beside the file already."""
@@ -124,13 +128,18 @@ def read_records(path: Path) -> list[Record]:
 def add_line(records: list[Record], document: Mapping[str, object]) -> bool:
     """Apply a line of a metrics file to the records before it; whether it took some back."""
     if "rewind" in document:
-        step, before = int(str(document["rewind"])), len(records)
-        records[:] = [record for record in records if record.step <= step]
+        step, saved_at = document["rewind"], document.get("saved_at")
+        if not isinstance(step, int):
+            return False
+        until = saved_at if isinstance(saved_at, float) else math.inf
+        before = len(records)
+        records[:] = [r for r in records if r.step < step or (r.step == step and r.time <= until)]
         return len(records) < before
-    metrics = cast(dict[str, object], document["metrics"])
-    values = {key: _read(value) for key, value in metrics.items()}
-    step, moment = int(str(document["step"])), float(str(document["time"]))
-    records.append(Record(step, moment, values))
+    step, moment, metrics = (document.get(name) for name in ("step", "time", "metrics"))
+    if isinstance(step, int) and isinstance(moment, int | float) and isinstance(metrics, dict):
+        values = cast(dict[str, object], metrics)
+        kept = {key: _read(value) for key, value in values.items()}
+        records.append(Record(step, float(moment), kept))
     return False
 
 

@@ -114,7 +114,7 @@ def test_two_processes_equal_one_with_twice_the_environments(
         may_flip = name == "acppo" and "openvla" in str(sections) and "critics" in key
         assert (~close).float().mean() <= (5e-3 if may_flip else 0), key
     for (step, metrics), (expected_step, expected) in zip(
-        first.metrics, alone.metrics, strict=True
+        first["metrics"], alone["metrics"], strict=True
     ):
         assert step == expected_step
         assert metrics["rollout/num_episodes"] == expected["rollout/num_episodes"]
@@ -142,7 +142,7 @@ def test_torchrun_makes_one_record_and_goes_on_with_as_many_processes(tmp_path: 
     words = ["env.kind=fake", "num_steps_per_rollout=64", "total_timesteps=512", "video=false"]
     first = torchrun(tmp_path, "--id", "two", "with", *words)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir() if p.name[0] != "."] == ["two"]
     second = torchrun(tmp_path, "with", "resume=two", "total_timesteps=768")
     assert second.returncode == 0, second.stdout + second.stderr
     steps = [record.step for record in read_records(tmp_path / "two" / "metrics.jsonl")]

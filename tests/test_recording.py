@@ -72,7 +72,7 @@ def test_a_rewind_takes_back_the_records_after_the_checkpoint(tmp_path: Path) ->
     path = tmp_path / "metrics.jsonl"
     write(path, 100, 200, 300)
     recorder = JsonLinesRecorder(path)
-    recorder.rewind(200)
+    recorder.rewind(200, saved_at=None)
     recorder.record({"a": 1.0}, step=250)
     recorder.close()
     assert steps(path) == [100, 200, 250]

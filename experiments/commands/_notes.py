@@ -17,7 +17,7 @@ def change(text: str, edit: Callable[[dict[str, Any]], None]) -> tuple[RunView, 
     catalog = Catalog()
     one = catalog.find(text)
     target = mongo.target(catalog.runs)
-    if one.where != "mongo":
+    if one.directory is not None:
         directory = catalog.directory(one)
         notes = update_json(directory / NOTES, edit)
         if target is not None:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from experiments import _rundir
 from experiments.commands.sync import sync_all
@@ -42,7 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         raise ConfigError(f"--port {arguments.port} is refused; give a number from 1 to 65535")
     runs = _rundir.runs_dir()
-    signal.signal(signal.SIGTERM, _interrupt)
     with _database(runs) as target:
         _sync(runs, target)
         uri = target.uri
@@ -87,14 +84,10 @@ def _database(runs: Path) -> Iterator[mongo.Target]:
         yield target
         return
     print("starting the embedded MongoDB", flush=True)
-    server.start(runs)
     try:
+        server.start(runs)
         started = mongo.target(runs)
         assert started is not None
         yield started
     finally:
         server.stop(runs)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -55,7 +55,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any
 
 def provenance(catalog: Catalog, one: RunView) -> dict[str, Any]:
     """Of the last attempt; empty where MongoDB alone has the run."""
-    if one.where == "mongo":
+    if one.directory is None:
         return {}
     starts = [e for e in read_events(catalog.directory(one)) if e["event"] == "start"]
     return dict(starts[-1]["provenance"]) if starts else {}

@@ -18,7 +18,7 @@ from experiments.tracking.provenance import LOCK, ROOT
 from experiments.tracking.redaction import MONGO_URI, WANDB_KEY, read_secret
 from experiments.tracking.replica import is_current
 from experiments.tracking.spool import EVENTS, METRICS
-from experiments.tracking.view import DEAD
+from experiments.tracking.view import DAMAGED, DEAD
 from marlcore.config_errors import ConfigError
 from marlcore.durable import read_lines
 
@@ -104,8 +104,12 @@ def _runs() -> Iterator[Finding]:
 def _records() -> Iterator[Finding]:
     runs = _rundir.runs_dir()
     ids = read.run_ids(runs)
-    dead = [one.id for one in read.list_views(runs) if one.status == DEAD]
+    views = read.list_views(runs)
+    dead = [one.id for one in views if one.status == DEAD and _rundir.checkpoints(runs / one.id)]
     yield Finding(OK, f"{len(ids)} runs")
+    for one in views:
+        if one.status == DAMAGED:
+            yield Finding(WRONG, f"run {one.id}: {one.error}", "restore its files from a backup")
     for run_id in dead[-5:]:
         yield Finding(NOTE, f"run {run_id} is dead", f"go on: marl resume {run_id}")
     for run_id in ids:

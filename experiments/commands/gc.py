@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from experiments import _rundir
 from experiments.commands import _print
 from experiments.tracking import read
-from experiments.tracking.spool import METRICS, open_spool, read_events
+from experiments.tracking.spool import CONFIG, EVENTS, METRICS, open_spool, read_events
 from experiments.tracking.store import Store
-from experiments.tracking.view import NEW, RUNNING
+from experiments.tracking.view import DAMAGED, RUNNING
+from marlcore.checkpoint import verify_checkpoint
 from marlcore.config_errors import ConfigError
+from marlcore.durable import read_lines
 from marlcore.recording import read_records
+
+_YOUNG_S = 86_400.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,44 +60,72 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _garbage(runs: Path, *, empty: bool, checkpoints: bool) -> Iterator[tuple[Path, str]]:
-    kept: list[Path] = []
+    dropped: set[Path] = set()
     for run_id in read.run_ids(runs):
         directory = runs / run_id
-        if read.read_view(directory).status == RUNNING:
-            kept.append(directory)
-        elif empty and _is_empty(directory):
+        if read.read_view(directory).status in (RUNNING, DAMAGED):
+            continue
+        if empty and _is_empty(directory):
+            dropped.add(directory)
             yield directory, "run without a record"
         else:
-            kept.append(directory)
             yield from _of_run(directory, checkpoints=checkpoints)
-    yield from _unreferenced(runs, kept)
+    yield from _unreferenced(runs, dropped)
 
 
 def _of_run(directory: Path, *, checkpoints: bool) -> Iterator[tuple[Path, str]]:
     for path in sorted(directory.glob(".*.tmp")):
         yield path, "left by a killed save"
     if checkpoints:
-        for path in list(_rundir.checkpoints(directory).values())[:-1]:
-            yield path, "older checkpoint"
+        newest_first = list(_rundir.checkpoints(directory).values())[::-1]
+        whole = next((i for i, path in enumerate(newest_first) if _is_whole(path)), None)
+        if whole is not None:
+            for path in newest_first[whole + 1 :]:
+                yield path, "older checkpoint"
 
 
-def _unreferenced(runs: Path, kept: list[Path]) -> Iterator[tuple[Path, str]]:
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        verify_checkpoint(checkpoint)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _unreferenced(runs: Path, dropped: set[Path]) -> Iterator[tuple[Path, str]]:
+    """Contents that no run refers to; none while there is a run that cannot be read whole.
+
+    A run that begins puts its contents before it says so: what is young is spared.
+    """
     needed: set[str] = set()
-    for directory in kept:
+    for directory in _directories(runs) - dropped:
+        try:
+            events = read_lines(directory / EVENTS) if (directory / EVENTS).exists() else ([], [])
+            has_config = (directory / CONFIG).exists() or not any(directory.iterdir())
+        except OSError:
+            events, has_config = ([], [0]), False
+        if events[1] or not has_config:
+            print(f"{directory} cannot be read whole: contents are left alone", file=sys.stderr)
+            return
         for event in read_events(directory):
             if event["event"] == "start":
                 git = event["provenance"].get("git") or {}
                 needed |= {*event["sources"].values(), *git.get("untracked", {}).values()}
                 needed |= {str(event["provenance"].get("lock")), str(git.get("diff"))}
     for name, path in sorted(Store(runs).names().items()):
-        if name not in needed:
+        if name not in needed and time.time() - path.stat().st_mtime > _YOUNG_S:
             yield path, "of no run"
+
+
+def _directories(runs: Path) -> set[Path]:
+    if not runs.is_dir():
+        return set()
+    return {path for path in runs.iterdir() if path.is_dir() and not path.name.startswith(".")}
 
 
 def _is_empty(directory: Path) -> bool:
     has_records = (directory / METRICS).exists() and bool(read_records(directory / METRICS))
-    is_new = read.read_view(directory).status == NEW
-    return not has_records and not _rundir.checkpoints(directory) and (is_new or not has_records)
+    return not has_records and not _rundir.checkpoints(directory)
 
 
 def _remove(path: Path) -> None:

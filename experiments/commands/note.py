@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write."""
-    text = redact(arguments.text.strip())
+    text = redact(arguments.text.strip()).encode("utf-8", "replace").decode()
     one, _ = change(arguments.run, lambda notes: notes.update(notes=text))
     print(f"{one.id}: {text or 'no note'}")
     return 0

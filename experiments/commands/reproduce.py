@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not starts or not read_series(directory):
         raise ConfigError(f"run {one.id} has recorded nothing that could be compared")
     recorded = starts[-1]["provenance"]
-    source = reproduction.source_of(one.id, recorded, Store(catalog.runs))
+    source = reproduction.source_of(one.id, recorded, Store(directory.resolve().parent))
     words = reproduction.words_of(events)
     with (
         tempfile.TemporaryDirectory(prefix="marl-reproduce-") as place,
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.these_packages:
             python = reproduction.python_for(source, folder, provenance.packages())
         print(f"running {one.id} again: {one.name} with {' '.join(words)}", flush=True)
-        again = reproduction.rerun(python, folder, one.name, words, catalog.runs.resolve())
+        again = reproduction.rerun(python, folder, one.name, words, directory.resolve().parent)
     if again is None:
         raise ConfigError("the second run failed; its output is above")
     return _report(catalog, one, read_view(again), as_json=arguments.json)

@@ -31,6 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
     script = ROOT / "experiments" / f"{one.name}.py"
     if not script.is_file():
         raise ConfigError(f"run {one.id} is one of {one.name}, and there is no {script}")
-    command = [sys.executable, str(script), "with", f"resume={directory}", *arguments.words]
+    command = [
+        sys.executable,
+        str(script),
+        "with",
+        f"resume={directory.resolve()}",
+        *arguments.words,
+    ]
     sys.stdout.flush()
     os.execv(sys.executable, command)

@@ -90,6 +90,8 @@ def _table(
 ) -> tuple[list[str], list[list[str]]]:
     if columns is not None:
         names = [name.strip() for name in columns.split(",") if name.strip()]
+        if not names:
+            raise ConfigError(f"--columns {columns} names none; give KEY,KEY")
         lookup = Lookup(all_views)
         getters = [_SHOWN.get(name) or _text(lookup.getter(name)) for name in names]
     else:

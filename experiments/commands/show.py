@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from experiments._rundir import checkpoints
 from experiments.commands import _print
 from experiments.tracking.catalog import Catalog
 from experiments.tracking.replica import describe_replica
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show."""
     catalog = Catalog()
     one = catalog.find(arguments.run)
-    events = [] if one.where == "mongo" else read_events(catalog.directory(one))
+    events = [] if one.directory is None else read_events(catalog.directory(one))
     if arguments.json:
         _print.print_json({**_print.as_plain(one), "events": events})
         return 0
@@ -61,7 +62,7 @@ def changed_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 def _summary(catalog: Catalog, one: RunView, events: list[dict[str, Any]]) -> list[tuple[str, str]]:
     status = one.status + (f" ({one.error})" if one.error else "")
     pairs = [("run", one.id), ("status", status)]
-    if one.where != "mongo":
+    if one.directory is not None:
         directory = catalog.directory(one)
         paused = (read_heartbeat(directory) or {}).get("paused")
         if paused and one.status == "RUNNING":
@@ -71,9 +72,9 @@ def _summary(catalog: Catalog, one: RunView, events: list[dict[str, Any]]) -> li
     else:
         pairs.append(("directory", f"not here; it is in MongoDB as {one.mongo_id}"))
     if one.status == "DEAD":
-        pairs.append(
-            ("last heartbeat", f"{_print.ago(one.heartbeat)}; go on: marl resume {one.id}")
-        )
+        where = catalog.directory(one) if one.directory is not None else None
+        way = f"; go on: marl resume {one.id}" if where and checkpoints(where) else ""
+        pairs.append(("last heartbeat", _print.ago(one.heartbeat) + way))
     pairs.append(("started", f"{_print.local_time(one.started)} on {one.host}"))
     pairs.append(("took", _print.duration(one.seconds)))
     if one.env_steps is not None:

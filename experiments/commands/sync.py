@@ -19,6 +19,7 @@ from experiments.commands import _print
 from experiments.tracking import mongo
 from experiments.tracking.catalog import Catalog
 from experiments.tracking.read import run_ids
+from experiments.tracking.redaction import redact
 from experiments.tracking.replica import is_current
 from marlcore.config_errors import ConfigError, parse_config
 
@@ -59,8 +60,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def sync_all(directories: list[Path], target: mongo.Target, *, again: bool) -> dict[str, str]:
     """Bring MongoDB up to these runs; returns what was done with each."""
-    from pymongo import errors
-
     results: dict[str, str] = {}
     present = _present(target)
     for path in directories:
@@ -70,9 +69,10 @@ def sync_all(directories: list[Path], target: mongo.Target, *, again: bool) -> d
             continue
         try:
             results[run_id] = _sync(path, target)
-        except (errors.PyMongoError, OSError) as error:
+        except Exception as error:  # of one run: the others are synchronised all the same
             results[run_id] = f"failed: {type(error).__name__}"
-            print(f"{run_id}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
+            what = redact(str(error)).splitlines() or [""]
+            print(f"{run_id}: {type(error).__name__}: {what[0][:200]}", file=sys.stderr)
         else:
             print(f"{run_id}: {results[run_id]}", file=sys.stderr)
     return results

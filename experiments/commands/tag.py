@@ -25,8 +25,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Change the tags."""
     for tag in arguments.tags:
-        if not re.fullmatch(r"\S{1,50}", tag) or redact(tag) != tag:
-            raise ConfigError(f"{show(redact(tag))} is no tag; give 1 to 50 characters, no spaces")
+        if not re.fullmatch(r"\S{1,50}", tag) or not tag.isprintable() or redact(tag) != tag:
+            raise ConfigError(
+                f"{show(redact(tag))} is no tag; give 1 to 50 printable characters, no spaces"
+            )
 
     def edit(notes: dict[str, Any]) -> None:
         tags = list(notes.get("tags", []))

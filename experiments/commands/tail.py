@@ -18,6 +18,8 @@ from experiments.tracking.view import NEW, RUNNING
 from marlcore.config_errors import ConfigError
 
 _POLL_S = 0.5
+_PATIENCE_S = 10.0
+"""With a run that has only its directory so far."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
     path = run_dir / OUTPUT
     if not path.exists():
         raise ConfigError(f"run {run_dir.name} has printed nothing yet")
+    began = time.monotonic()
     offset = _print_last(path, arguments.lines)
     while arguments.follow:
         status = read_view(run_dir).status  # before reading: what comes before the end is seen
         offset = _print_from(path, offset)
-        if status not in (RUNNING, NEW):
+        if status != RUNNING and (status != NEW or time.monotonic() - began > _PATIENCE_S):
             print(f"(the run is {status})", file=sys.stderr)
             break
         time.sleep(_POLL_S)

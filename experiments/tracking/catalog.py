@@ -76,17 +76,17 @@ class Catalog:
         Raises:
             ConfigError: MongoDB alone has it.
         """
-        if one.where == "mongo":
+        if one.directory is None:
             raise ConfigError(
                 f"run {one.id} is in MongoDB alone; this needs its directory, which is on "
                 f"{one.host or 'the machine that ran it'}"
             )
-        return self.runs / one.id
+        return Path(one.directory)
 
     def series(self, one: RunView) -> dict[str, Series]:
         """Every point of every metric; of a run that MongoDB alone has, decimated ones."""
-        if one.where != "mongo":
-            return read.read_series(self.runs / one.id)
+        if one.directory is not None:
+            return read.read_series(Path(one.directory))
         target = mongo.target(self.runs)
         assert target is not None
         client = target.connect()
@@ -105,26 +105,34 @@ class Catalog:
             return []
         from pymongo import errors
 
-        client = target.connect()
+        client = None
         try:
+            client = target.connect()
             database = client[target.database]
             found = list(database.runs.find(query, dict.fromkeys(_FIELDS, 1)))
             ids = [document["_id"] for document in found]
             last = database.metrics.aggregate([{"$match": {"run_id": {"$in": ids}}}, _LAST])
             metrics: dict[Any, dict[str, tuple[int, float]]] = {}
             for one in last:
-                metrics.setdefault(one["run_id"], {})[one["name"]] = (one["step"], one["value"])
-            return [_view(document, metrics.get(document["_id"], {})) for document in found]
-        except errors.PyMongoError as error:
+                if isinstance(one.get("step"), int | float) and "name" in one:
+                    points = metrics.setdefault(one["run_id"], {})
+                    points[str(one["name"])] = (int(one["step"]), one.get("value"))
+            return [_view_of(document, metrics.get(document["_id"], {})) for document in found]
+        except (errors.PyMongoError, ConfigError) as error:
+            how = (
+                "refuses access"
+                if isinstance(error, errors.OperationFailure)
+                else "does not answer"
+            )
             print(
-                f"note: {target} does not answer ({type(error).__name__}); this is what the disk "
-                "has",
+                f"note: {target} {how} ({type(error).__name__}); this is what the disk has",
                 file=sys.stderr,
             )
             self._remote = False
             return []
         finally:
-            client.close()
+            if client is not None:
+                client.close()
 
 
 _LAST = {
@@ -135,6 +143,18 @@ _LAST = {
         "value": {"$arrayElemAt": ["$values", -1]},
     }
 }
+
+
+def _view_of(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float]]) -> RunView:
+    """A summary of a document, whoever wrote it."""
+    try:
+        return _view(document, metrics)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"the document makes no sense: {type(error).__name__}"
+        number = document["_id"]
+        return RunView(
+            str(number), "?", view.DAMAGED, {}, error=what, where="mongo", mongo_id=number
+        )
 
 
 def _view(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float]]) -> RunView:
@@ -161,9 +181,9 @@ def _view(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float]])
         notes=notes.get("notes") or "",
         commit=git.get("commit"),
         dirty=bool(git.get("dirty")),
-        error="".join(trace).strip().splitlines()[-1] if trace else None,
+        error=read.last_line(trace),
         where="mongo",
-        mongo_id=document["_id"] if isinstance(document["_id"], int) else None,
+        mongo_id=document["_id"],
     )
 
 
@@ -171,7 +191,7 @@ def _query(text: str) -> dict[str, Any]:
     import re
 
     number = [{"_id": int(text)}] if text.isdecimal() and len(text) < 10 else []
-    return {"$or": [{"info.run_id": {"$regex": "^" + re.escape(text)}}, *number]}
+    return {"$or": [{"info.run_id": {"$regex": "^" + re.escape(text)}}, {"_id": text}, *number]}
 
 
 def _several(text: str, ids: list[str]) -> str:

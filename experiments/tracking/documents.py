@@ -32,7 +32,7 @@ def identity(*parts: str | bytes) -> ObjectId:
     """The id of a thing that `parts` name."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big") + data)
     return ObjectId(digest.digest()[:12])
 
@@ -42,10 +42,10 @@ def started(events: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> d
     starts = [event for event in events if event["event"] == "start"]
     sacred = starts[-1]["sacred"]
     return {
-        "experiment": dict(sacred["experiment"]),
+        "experiment": storable(sacred["experiment"]),
         "format": FORMAT,
         "command": sacred["command"],
-        "host": sacred["host"],
+        "host": storable(sacred["host"]),
         "start_time": _sacred_time(starts[0]["sacred"]["start_time"]),
         "config": storable(config),
         "meta": storable(sacred["meta"]),
@@ -118,6 +118,8 @@ def storable(value: Any) -> Any:
         return {_key(str(name)): storable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [storable(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
         return str(value)
     return value
@@ -125,7 +127,8 @@ def storable(value: Any) -> Any:
 
 def _key(name: str) -> str:
     """As Sacred changes a key that MongoDB would not take."""
-    return ("@" + name[1:] if name.startswith("$") else name).replace(".", ",").replace("\0", "")
+    name = storable(name).replace(".", ",").replace("\0", "")
+    return "@" + name[1:] if name.startswith("$") else name
 
 
 def _sacred_time(text: str) -> datetime.datetime:

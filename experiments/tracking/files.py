@@ -11,7 +11,7 @@ from typing import Any
 from bson import ObjectId
 from gridfs import GridFS
 
-from experiments.tracking.documents import identity
+from experiments.tracking.documents import identity, storable
 from experiments.tracking.store import Store
 
 DIFF = "code.diff"
@@ -32,13 +32,13 @@ class Files:
         start = [event for event in events if event["event"] == "start"][-1]
         root, result = start["sacred"]["experiment"]["base_dir"], []
         for name, content in start["sources"].items():
-            path = os.path.join(root, name)
+            path = storable(os.path.join(root, name))
             file_id = identity("source", path, content)
             try:
                 self._put(file_id, lambda c=content: self._store.get(c), filename=path)
             except FileNotFoundError:
                 continue
-            result.append([name, file_id])
+            result.append([storable(name), file_id])
         return result
 
     def artifacts(self, number: int, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

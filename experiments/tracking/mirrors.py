@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,10 +64,10 @@ class Mirror:
         """Do a last step; `close` waits for it."""
         self._stop.set()
 
-    def close(self) -> None:
+    def close(self, *, patience_s: float | None = None) -> None:
         """Wait for the last step, but not for ever."""
         self.ask_to_end()
-        self._thread.join(PATIENCE_S)
+        self._thread.join(PATIENCE_S if patience_s is None else patience_s)
         if self._thread.is_alive() or self._fails:
             _say(f"{self._name} has not everything; the run's directory has")
 
@@ -229,8 +230,9 @@ def main() -> None:
     sys.stdin.read()
     for mirror in mirrors:
         mirror.ask_to_end()
+    deadline = time.monotonic() + PATIENCE_S
     for mirror in mirrors:
-        mirror.close()
+        mirror.close(patience_s=max(0.0, deadline - time.monotonic()))
     sys.stdout.flush()
     os._exit(0)  # libraries that still wait for their servers are not waited for
 

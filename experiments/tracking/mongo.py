@@ -35,25 +35,34 @@ class Target:
 
     def __str__(self) -> str:
         """Where it is, without secrets."""
-        place = f"{redacted(self.uri)}"
+        place = redacted(self.uri)
         return f"the embedded MongoDB ({place})" if self.embedded else f"MongoDB at {place}"
 
     def connect(self) -> Any:
-        """A client; it connects when it is used."""
+        """A client; it connects when it is used.
+
+        Raises:
+            ConfigError: an option of the URI does not hold here (a file, a name server).
+        """
         import pymongo
 
+        options = {
+            "appname": "marlcore",
+            "serverSelectionTimeoutMS": int(TIMEOUT_S * 1000),
+            "connectTimeoutMS": int(TIMEOUT_S * 1000),
+            "socketTimeoutMS": int(SOCKET_TIMEOUT_S * 1000),
+            "w": "majority",
+            "journal": True,
+        }
         with warnings.catch_warnings():  # they quote options of the URI
             warnings.simplefilter("ignore")
-            return pymongo.MongoClient(
-                self.uri,
-                appname="marlcore",
-                serverSelectionTimeoutMS=int(TIMEOUT_S * 1000),
-                connectTimeoutMS=int(TIMEOUT_S * 1000),
-                socketTimeoutMS=int(SOCKET_TIMEOUT_S * 1000),
-                tz_aware=False,
-                w="majority",
-                journal=True,
-            )
+            try:
+                return pymongo.MongoClient(self.uri, tz_aware=False, **options)
+            except (pymongo.errors.PyMongoError, ValueError, TypeError, OSError) as error:
+                raise ConfigError(
+                    f"{self} cannot be used with the options of {MONGO_URI} "
+                    f"({type(error).__name__}); correct them, or unset it"
+                ) from None
 
 
 def target(runs: Path) -> Target | None:

@@ -14,6 +14,7 @@ from typing import Any
 from sacred.observers import RunObserver
 from sacred.serializer import flatten
 
+from experiments.tracking.provenance import redacted_code
 from experiments.tracking.spool import Spool
 from experiments.tracking.store import Store
 
@@ -47,7 +48,8 @@ class SpoolObserver(RunObserver):
                 "start_time": start_time.isoformat(),
             },
             sources={
-                name: self._store.put((root / name).read_bytes()) for name, _ in ex_info["sources"]
+                name: self._store.put(redacted_code((root / name).read_bytes()))
+                for name, _ in ex_info["sources"]
             },
             provenance=self._provenance(),
         )

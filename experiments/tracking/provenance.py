@@ -64,28 +64,35 @@ def git(root: Path, store: Store) -> dict[str, Any] | None:
     top = _git(root, "rev-parse", "--show-toplevel")
     if commit is None or top is None or Path(top.decode().strip()) != root:
         return None
-    diff = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color") or b""
-    kept = _redacted(diff)
-    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
-    untracked, left_out = _untracked(
-        root, [os.fsdecode(n) for n in listed.split(b"\0") if n], store
-    )
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+    diff = _git(root, "diff", "HEAD", "--binary", *plain)
+    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z")
+    is_known = diff is not None and listed is not None  # git may be slow, or the index locked
+    diff, listed = diff or b"", listed or b""
+    kept = redacted_code(diff)
+    names = [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    untracked, left_out, with_secret = _untracked(root, names, store)
     branch = _git(root, "rev-parse", "--abbrev-ref", "HEAD") or b""
     return {
         "commit": commit.decode().strip(),
         "branch": branch.decode(errors="replace").strip(),
         "dirty": bool(diff or untracked or left_out),
+        "changes_are_known": is_known,
         "diff": store.put(kept) if diff else None,
         "diff_is_redacted": kept != diff,
         "untracked": untracked,
         "untracked_left_out": left_out,
+        "untracked_is_redacted": with_secret,
     }
 
 
-def _untracked(root: Path, names: Sequence[str], store: Store) -> tuple[dict[str, str], list[str]]:
-    """(Name -> sha256 of the sources, names of what is no source or too large)."""
+def _untracked(
+    root: Path, names: Sequence[str], store: Store
+) -> tuple[dict[str, str], list[str], bool]:
+    """(Name -> sha256 of sources, names of what is left out, whether a source held a secret)."""
     kept: dict[str, str] = {}
     left_out: list[str] = []
+    with_secret = False
     for name in names:
         path = root / name
         try:
@@ -93,13 +100,16 @@ def _untracked(root: Path, names: Sequence[str], store: Store) -> tuple[dict[str
             if not is_source or path.is_symlink() or path.stat().st_size > _LARGEST:
                 left_out.append(redact(name))
                 continue
-            kept[redact(name)] = store.put(_redacted(path.read_bytes()))
+            content = path.read_bytes()
+            kept[redact(name)] = store.put(redacted_code(content))
+            with_secret |= redacted_code(content) != content
         except OSError:
             left_out.append(redact(name))
-    return kept, left_out[:100]
+    return kept, left_out[:100], with_secret
 
 
-def _redacted(content: bytes) -> bytes:
+def redacted_code(content: bytes) -> bytes:
+    """Code without the secrets that are known."""
     text = content.decode("utf-8", "surrogateescape")
     return redact_known(text).encode("utf-8", "surrogateescape")
 
@@ -116,7 +126,9 @@ def _git(root: Path, *words: str) -> bytes | None:
 
 def _lock(store: Store) -> str | None:
     path = ROOT / LOCK
-    return store.put(path.read_bytes()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return store.put(redact(path.read_text(encoding="utf-8")).encode())  # an index has a password
 
 
 def packages() -> dict[str, str]:

@@ -15,7 +15,6 @@ from experiments.tracking import view
 from experiments.tracking.spool import (
     CONFIG,
     EVENTS,
-    HEARTBEAT,
     METRICS,
     NOTES,
     REPLICA,
@@ -35,14 +34,23 @@ _TAIL = 64 * 1024
 
 
 def read_view(run_dir: Path) -> RunView:
-    """A summary of the run in a directory."""
+    """A summary of the run in a directory; a record that makes no sense has the status DAMAGED."""
+    try:
+        return _read_view(run_dir)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"the record makes no sense: {type(error).__name__}: {error}"
+        path = run_dir.resolve()
+        return RunView(path.name, "?", view.DAMAGED, {}, error=what, directory=str(run_dir))
+
+
+def _read_view(run_dir: Path) -> RunView:
     events = read_events(run_dir)
     starts = [event for event in events if event["event"] == "start"]
     last = next((e for e in reversed(events) if e["event"] in ("start", "end")), None)
     records = _last_records(run_dir / METRICS)
     notes, replica = read_json(run_dir / NOTES, {}), read_json(run_dir / REPLICA, {})
     values = read_json(run_dir / CONFIG, {})
-    config = view.flat(values if isinstance(values, dict) else {})
+    config = view.flat(values)
     provenance = starts[-1]["provenance"] if starts else {}
     git = provenance.get("git") or {}
     ended = last is not None and last["event"] == "end"
@@ -62,9 +70,10 @@ def read_view(run_dir: Path) -> RunView:
         notes=str(notes.get("notes", "")),
         commit=git.get("commit"),
         dirty=bool(git.get("dirty")),
-        error=_last_line(last.get("fail_trace")) if last is not None else None,
+        error=last_line(last.get("fail_trace")) if last is not None else None,
         where="both" if replica.get("number") is not None else "disk",
         mongo_id=replica.get("number"),
+        directory=str(run_dir),
     )
 
 
@@ -106,7 +115,8 @@ def _last_records(path: Path) -> list[Record]:
     return records
 
 
-def _last_line(trace: Any) -> str | None:
+def last_line(trace: Any) -> str | None:
+    """Of a traceback."""
     text = "".join(trace) if isinstance(trace, list) else ""
     return text.strip().splitlines()[-1] if text.strip() else None
 
@@ -124,7 +134,7 @@ def list_views(runs: Path) -> list[RunView]:
     for run_id, signature in signatures.items():
         cached = known.get(run_id)
         if cached is not None and cached[0] == signature:
-            views[run_id] = _from_index(runs / run_id, cached[1])
+            views[run_id] = _from_index(runs / run_id, cached[1])  # the runs may have moved
         else:
             views[run_id] = read_view(runs / run_id)
     index.save(
@@ -159,8 +169,10 @@ def _signatures(runs: Path) -> Iterator[tuple[str, str]]:
 
 
 def _from_index(run_dir: Path, found: RunView) -> RunView:
+    if found.directory != str(run_dir):
+        found = replace(found, directory=str(run_dir))
     if found.status in (view.RUNNING, view.DEAD, view.NEW):  # these change without a file's change
-        sign = read_json(run_dir / HEARTBEAT, None)
+        sign = read_heartbeat(run_dir)
         status = _unfinished(run_dir, found.attempt > 0)
         return replace(found, status=status, heartbeat=(sign or {}).get("time"))
     return found

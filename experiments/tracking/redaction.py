@@ -6,13 +6,16 @@ configuration. What is written (output, tracebacks, provenance, events) goes thr
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from marlcore.config_errors import ConfigError
 
@@ -22,9 +25,14 @@ WANDB_KEY = "WANDB_API_KEY"
 
 _SHORTEST = 6
 """A shorter text would be found by chance, in words and numbers."""
-_SECRET = {"PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "CREDENTIALS"}
-_OF_KEYS = {"API", "ACCESS", "PRIVATE", "SECRET", "AUTH"}
+_SECRET = {
+    *("PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "PWD", "PAT"),
+    *("SECRET", "SECRETS", "TOKEN", "CREDENTIAL", "CREDENTIALS"),
+}
+_OF_KEYS = {"API", "ACCESS", "PRIVATE", "SECRET", "AUTH", "ENCRYPTION", "SIGNING", "CLIENT"}
 _PLACES = {"FILE", "PATH", "DIR", "URL", "NAME"}
+_NO_SECRETS = {"PWD", "OLDPWD"}
+"""Names of directories."""
 _USER_IN_URI = re.compile(r"://[^/\s@:]+:([^/\s@]+)@")
 _registered: set[str] = set()
 
@@ -70,10 +78,25 @@ def secrets() -> list[str]:
         except ConfigError:  # said where the secret is used
             continue
     found |= {value for name, value in os.environ.items() if _is_secret_name(name)}
-    for text in tuple(found):
-        for match in _USER_IN_URI.finditer(text):
-            found |= {match[1], unquote(match[1])}
+    for text in (*found, *os.environ.values()):
+        found |= _passwords(text)
+    for text in tuple(found):  # as they look in a traceback or in JSON
+        found |= {
+            repr(text)[1:-1],
+            json.dumps(text)[1:-1],
+            json.dumps(text, ensure_ascii=False)[1:-1],
+        }
     return sorted((text for text in found if len(text) >= _SHORTEST), key=len, reverse=True)
+
+
+def _passwords(text: str) -> set[str]:
+    """The password of a URI, as it stands and as programs decode it."""
+    _, scheme, rest = text.partition("://")
+    user, at, _ = rest.rpartition("@")
+    password = user.partition(":")[2]
+    if not scheme or not at or not password:
+        return set()
+    return {password, unquote(password), unquote_plus(password)}
 
 
 def redact_known(text: str) -> str:
@@ -85,18 +108,31 @@ def redact_known(text: str) -> str:
 
 def redact(text: str) -> str:
     """The text without secrets that are known, nor passwords in a URI."""
-    text = redact_known(text)
-    return _USER_IN_URI.sub(lambda match: match[0].replace(f":{match[1]}@", f":{MARK}@"), text)
+    return _redact(text, secrets())
+
+
+def _redact(text: str, known: list[str]) -> str:
+    for secret in known:
+        text = text.replace(secret, MARK)
+    return _USER_IN_URI.sub(_without_password, text)
+
+
+def _without_password(match: re.Match[str]) -> str:
+    return match[0].replace(f":{match[1]}@", f":{MARK}@")
 
 
 def redact_all(value: Any) -> Any:
     """Plain data without secrets in any of its texts."""
+    return _redact_all(value, secrets())
+
+
+def _redact_all(value: Any, known: list[str]) -> Any:
     if isinstance(value, str):
-        return redact(value)
+        return _redact(value, known)
     if isinstance(value, Mapping):
-        return {redact(str(name)): redact_all(item) for name, item in value.items()}
+        return {_redact(str(n), known): _redact_all(item, known) for n, item in value.items()}
     if isinstance(value, list | tuple):
-        return [redact_all(item) for item in value]
+        return [_redact_all(item, known) for item in value]
     return value
 
 
@@ -104,15 +140,18 @@ class RedactedStream:
     """Redacts text that arrives in pieces; holds back an end that may begin a secret."""
 
     def __init__(self) -> None:
-        self._secrets = secrets()
         self._held = ""
+        self._secrets: list[str] = []
+        self._read = (-math.inf, 0)
 
     def feed(self, text: str) -> str:
         """What can be written now."""
         text = self._held + text
         self._held = ""
+        self._look_again()
         for secret in self._secrets:
             text = text.replace(secret, MARK)
+        text = _USER_IN_URI.sub(_without_password, text)
         start = min((self._begun(text, secret) for secret in self._secrets), default=len(text))
         self._held = text[start:]
         return text[:start]
@@ -121,6 +160,13 @@ class RedactedStream:
         """What was held back and turned out to be no secret."""
         held, self._held = self._held, ""
         return held
+
+    def _look_again(self) -> None:
+        """Find secrets that came into the environment since; not for every line of many."""
+        moment, number = self._read
+        if time.monotonic() - moment > 1.0 or len(os.environ) != number:
+            self._secrets = secrets()
+            self._read = (time.monotonic(), len(os.environ))
 
     @staticmethod
     def _begun(text: str, secret: str) -> int:
@@ -152,7 +198,10 @@ def refuse_in_config(values: Mapping[str, Any]) -> None:
 
 
 def _is_secret_name(name: str) -> bool:
-    words = set(re.sub(r"([a-z])([A-Z])", r"\1_\2", name).upper().replace("-", "_").split("_"))
+    if name in _NO_SECRETS:
+        return False
+    parts = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).upper().replace("-", "_").split("_")
+    words = {part.rstrip("0123456789") for part in parts}
     words |= {"API", "KEY"} if "APIKEY" in words else set()
     if words & _PLACES:
         return False

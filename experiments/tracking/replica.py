@@ -24,10 +24,21 @@ def sizes(run_dir: Path) -> list[int]:
     return [path.stat().st_size if path.exists() else 0 for path in paths]
 
 
-def notes(run_dir: Path) -> dict[str, Any]:
-    """Tags and notes as they stand here."""
-    here = read_json(run_dir / NOTES, {})
-    return {"tags": list(here.get("tags", [])), "notes": here.get("notes", "")}
+def notes(run_dir: Path) -> dict[str, Any] | None:
+    """Tags and notes as they stand here; None if the file is damaged."""
+    if not (run_dir / NOTES).exists():
+        return NO_NOTES
+    return as_notes(read_json(run_dir / NOTES, {"damaged": True}))
+
+
+def as_notes(values: Any) -> dict[str, Any] | None:
+    """{"tags": [..], "notes": ".."}; None if it is nothing of the kind."""
+    if not isinstance(values, dict):
+        return None
+    tags, text = values.get("tags") or [], values.get("notes") or ""
+    if "damaged" in values or not isinstance(tags, list) or not isinstance(text, str):
+        return None
+    return {"tags": [str(tag) for tag in tags], "notes": text}
 
 
 def is_current(run_dir: Path, target: str) -> bool:
@@ -36,14 +47,14 @@ def is_current(run_dir: Path, target: str) -> bool:
     return (
         replica.get("target") == target
         and replica.get("sizes") == sizes(run_dir)
-        and notes(run_dir) == (replica.get("notes") or NO_NOTES)
+        and notes(run_dir) in (None, replica.get("notes") or NO_NOTES)
     )
 
 
 def describe_replica(run_dir: Path) -> str:
     """For people."""
     replica = read_json(run_dir / REPLICA, {})
-    if replica.get("number") is None:
+    if replica.get("number") is None or not isinstance(replica.get("target"), str):
         return "not there; bring it there by: marl sync " + run_dir.resolve().name
     place = f"number {replica['number']} in {replica['target']}"
     if is_current(run_dir, replica["target"]):

@@ -71,6 +71,7 @@ class Replicator:
         if not any(event["event"] == "start" for event in events):
             return False
         sizes = replica.sizes(self.run_dir)
+        self._forget_if_gone()
         number = self._number if self._number is not None else self._find_or_insert(events)
         changed = sizes != self._sizes
         if changed:
@@ -81,6 +82,13 @@ class Replicator:
             self._note_progress(number, sizes)
         self._sizes = sizes
         return True
+
+    def _forget_if_gone(self) -> None:
+        """Begin anew if the run's document was deleted; its number may be another run's by now."""
+        own = {"_id": self._number, "info.run_id": self.run_dir.resolve().name}
+        if self._number is not None and self._database.runs.find_one(own, {"_id": 1}) is None:
+            self._number, self._sizes, self._files = None, None, None
+            self._fields, self._written = {}, {}
 
     def _find_or_insert(self, events: list[dict[str, Any]]) -> int:
         """The run's number in the database: the next free one if it is new there, as in Sacred."""
@@ -150,24 +158,34 @@ class Replicator:
             fields |= documents.ended(events)
         new = {k: v for k, v in fields.items() if k not in self._fields or self._fields[k] != v}
         if new:
-            self._database.runs.update_one({"_id": number}, {"$set": new})
+            own = {"_id": number, "info.run_id": self.run_dir.resolve().name}
+            self._database.runs.update_one(own, {"$set": new})
             self._fields |= new
 
     def _sync_notes(self, number: int) -> None:
-        """Tags and notes go both ways; what changed here since the last time wins."""
-        synced = read_json(self.run_dir / REPLICA, {}).get("notes")
-        wanted = replica.notes(self.run_dir)
-        if wanted != (synced or replica.NO_NOTES):
-            self._database.runs.update_one({"_id": number}, {"$set": {"omniboard": wanted}})
-        else:
-            found = self._database.runs.find_one({"_id": number}, {"omniboard": 1}) or {}
-            there = found.get("omniboard") or {}
-            current = {"tags": list(there.get("tags", [])), "notes": there.get("notes") or ""}
-            if current == wanted:
-                return
-            wanted = current
+        """Tags and notes go both ways; what changed here since the last time wins.
+
+        Where they were never brought together (a new database, a document made anew), what is here
+        wins unless it is nothing.
+        """
+        runs, state = self._database.runs, read_json(self.run_dir / REPLICA, {})
+        here = replica.notes(self.run_dir)
+        there = replica.as_notes(
+            (runs.find_one({"_id": number}, {"omniboard": 1}) or {}).get("omniboard")
+        )
+        if here is None or here == there:
+            return
+        known = state.get("target") == str(self.target) and there is not None
+        synced = state.get("notes") if known else replica.NO_NOTES
+        if here != synced:
+            wanted = here
+            runs.update_one({"_id": number}, {"$set": {"omniboard": wanted}})
+        elif there is not None:
+            wanted = there
             write_whole(self.run_dir / NOTES, json.dumps(wanted, indent=1) + "\n")
-        update_json(self.run_dir / REPLICA, lambda state: state.update(notes=wanted))
+        else:
+            return
+        update_json(self.run_dir / REPLICA, lambda values: values.update(notes=wanted))
 
     def _note_progress(self, number: int, sizes: list[int]) -> None:
         values = {"target": str(self.target), "number": number, "sizes": sizes}

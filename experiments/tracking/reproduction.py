@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments._arguments import read_arguments
+from experiments._words import full_name
 from experiments.tracking.provenance import LOCK, ROOT
 from experiments.tracking.store import Store
 from experiments.tracking.view import Series
@@ -45,7 +46,9 @@ def source_of(run_id: str, provenance: Mapping[str, Any], store: Store) -> Sourc
     git = provenance.get("git")
     if not git:
         raise ConfigError(f"run {run_id} was not made from a git repository: its commit is unknown")
-    if git["diff_is_redacted"]:
+    if not git.get("changes_are_known", True):
+        raise ConfigError(f"git did not answer when run {run_id} began: its changes are unknown")
+    if git["diff_is_redacted"] or git.get("untracked_is_redacted"):
         raise ConfigError(
             f"the changes that run {run_id} was made with held a secret, which was not recorded; "
             "they cannot be applied as they were"
@@ -136,7 +139,8 @@ def words_of(events: Sequence[Mapping[str, Any]]) -> list[str]:
         if event["event"] == "start":
             argv = [str(word) for word in event["provenance"]["argv"][1:]]
             for word in read_arguments(argv).words:
-                words[word.partition("=")[0]] = word
+                name, equals, _ = word.partition("=")
+                words[full_name(name) if equals and name != "resume" else name] = word
     words.pop("resume", None)
     return list(words.values())
 

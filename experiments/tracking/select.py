@@ -105,8 +105,8 @@ def select(views: Sequence[RunView], conditions: Sequence[str]) -> list[RunView]
 def _holds(value: Any, sign: str, wanted: Any, text: str) -> bool:
     if sign == "~":
         return value is not None and bool(_OPERATORS["~"](value, text))
-    if isinstance(value, str) and not isinstance(wanted, str):
-        wanted = text
+    if isinstance(value, str):
+        value, wanted = value.lower(), text.strip().lower()
     try:
         return bool(_OPERATORS[sign](value, wanted))
     except TypeError:  # of different kinds, such as nothing and a number

@@ -48,7 +48,7 @@ class Spool:
         self.run_dir = run_dir
         self._lock = lock
         self._events = LineFile(run_dir / EVENTS)
-        self.attempt = sum(e["event"] == "start" for e in read_events(run_dir)) + 1
+        self.attempt = sum(e["event"] == "start" for e in _all_events(run_dir)) + 1
         self._ended = False
         self._beat = os.open(run_dir / HEARTBEAT, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         self._stop = threading.Event()
@@ -65,6 +65,11 @@ class Spool:
         if not self._ended:
             self._ended = True
             self._event("end", attempt=self.attempt, status=status, **facts)
+
+    def refuse(self) -> None:
+        """Take the attempt back: it could not begin, and the run is what it was before."""
+        if self.attempt > 1:
+            self._event("refused", attempt=self.attempt)
 
     def add_artifact(self, path: Path) -> None:
         """Keep a file with the run; one that lies outside its directory is copied there.
@@ -86,9 +91,13 @@ class Spool:
             content_type=mimetypes.guess_type(path.name)[0],
         )
 
-    def recorder(self, *, resumed_at: int) -> SpoolRecorder:
-        """The recorder of this run; `resumed_at` are the env steps of the checkpoint, or 0."""
-        return SpoolRecorder(self, resumed_at)
+    def recorder(self, *, resumed_at: int, saved_at: float | None = None) -> SpoolRecorder:
+        """The recorder of this run.
+
+        `resumed_at` are the env steps of the checkpoint it goes on from, or 0, and `saved_at` when
+        that was written.
+        """
+        return SpoolRecorder(self, resumed_at, saved_at)
 
     def beat(self) -> None:
         """Show life."""
@@ -126,11 +135,11 @@ class Spool:
 class SpoolRecorder:
     """Records metrics and artifacts in the run's directory. A Recorder."""
 
-    def __init__(self, spool: Spool, resumed_at: int) -> None:
+    def __init__(self, spool: Spool, resumed_at: int, saved_at: float | None) -> None:
         self._spool = spool
         self._metrics = JsonLinesRecorder(spool.run_dir / METRICS)
         if resumed_at:
-            self._metrics.rewind(resumed_at)
+            self._metrics.rewind(resumed_at, saved_at=saved_at)
 
     def record(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Append the record."""
@@ -160,7 +169,7 @@ def open_spool(run_dir: Path) -> Spool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         sign = read_heartbeat(run_dir)
         elsewhere = sign and sign["host"] != platform.node() and not has_ended(run_dir)
-        if sign and elsewhere and time.time() - sign["time"] < DEAD_AFTER_S:
+        if sign and elsewhere and is_alive(sign):
             raise BlockingIOError  # file systems that lock on each machine alone
     except OSError:
         sign = read_heartbeat(run_dir)
@@ -186,11 +195,31 @@ def process_start(pid: int) -> int | None:
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """The events of a run, in order; none if it has not started."""
+    """The events of a run that stand, in order; none if it has not started."""
+    events = _all_events(run_dir)
+    refused = {event["attempt"] for event in events if event["event"] == "refused"}
+    return [event for event in events if event.get("attempt") not in refused]
+
+
+def _all_events(run_dir: Path) -> list[dict[str, Any]]:
     try:
-        return read_lines(run_dir / EVENTS)[0]
+        lines = read_lines(run_dir / EVENTS)[0]
     except OSError:
         return []
+    return [line for line in lines if _is_event(line)]
+
+
+def _is_event(line: Mapping[str, Any]) -> bool:
+    needed = {
+        "start": {"attempt": int, "host": str, "provenance": dict, "sources": dict},
+        "end": {"attempt": int, "status": str},
+        "artifact": {"name": str, "file": str},
+        "refused": {"attempt": int},
+    }.get(str(line.get("event")))
+    times = isinstance(line.get("time"), int | float)
+    return (
+        needed is not None and times and all(isinstance(line.get(k), t) for k, t in needed.items())
+    )
 
 
 def has_ended(run_dir: Path) -> bool:
@@ -200,8 +229,12 @@ def has_ended(run_dir: Path) -> bool:
 
 
 def read_heartbeat(run_dir: Path) -> dict[str, Any] | None:
-    """The last sign of life; None if there is none."""
-    return read_json(run_dir / HEARTBEAT, None)
+    """The last sign of life; None if there is none that makes sense."""
+    sign = read_json(run_dir / HEARTBEAT, {})
+    types = {"time": int | float, "host": str, "pid": int}
+    if not all(isinstance(sign.get(name), kind) for name, kind in types.items()):
+        return None
+    return sign if 0 <= sign["time"] < 1e11 else None
 
 
 def is_alive(sign: Mapping[str, Any] | None) -> bool:
@@ -210,15 +243,16 @@ def is_alive(sign: Mapping[str, Any] | None) -> bool:
         return False
     if sign["host"] == platform.node() and sign.get("process_start") is not None:
         return process_start(int(sign["pid"])) == sign["process_start"]
-    return time.time() - float(sign["time"]) < DEAD_AFTER_S
+    return abs(time.time() - float(sign["time"])) < DEAD_AFTER_S  # clocks differ a little
 
 
 def read_json(path: Path, default: Any) -> Any:
-    """A JSON file; `default` if it is missing or damaged."""
+    """A JSON file; `default` if it is missing, damaged, or of another type than that."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return default
+    return value if isinstance(value, type(default)) else default
 
 
 def update_json(path: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

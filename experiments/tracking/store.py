@@ -6,6 +6,7 @@ runs/.store/3f/3fa2...    a file's content
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from marlcore.durable import write_whole
@@ -23,7 +24,9 @@ class Store:
         """Keep the content; returns its sha256."""
         name = hashlib.sha256(content).hexdigest()
         path = self._path(name)
-        if not path.exists():
+        try:
+            os.utime(path)  # gc spares what was needed lately
+        except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content)
         return name

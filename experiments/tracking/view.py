@@ -12,7 +12,8 @@ DEAD = "DEAD"
 """Its process is gone without having said how it ended. Never written, always derived."""
 NEW = "NEW"
 """Its directory was made, and nothing recorded yet."""
-STATUSES = (NEW, RUNNING, COMPLETED, FAILED, INTERRUPTED, PREEMPTED, TIMEOUT, DEAD)
+DAMAGED = "DAMAGED"
+"""Its record cannot be read; `marl doctor` says which file."""
 
 DEAD_AFTER_S = 60.0
 """Seconds without a heartbeat after which a run on another machine is called dead."""
@@ -26,7 +27,7 @@ class RunView:
     name: str
     """The script: acppo, mappo, ..."""
     status: str
-    """One of STATUSES."""
+    """One of those above."""
     config: Mapping[str, Any]
     """The resolved configuration by dotted keys."""
     attempt: int = 0
@@ -46,9 +47,10 @@ class RunView:
     """Last line of the traceback of a run that failed."""
     where: str = "disk"
     """disk, mongo or both."""
-    mongo_id: int | None = None
-    """Its number in MongoDB and Omniboard."""
-    study: str | None = None
+    mongo_id: Any = None
+    """Its number in MongoDB and Omniboard; of a run that others wrote, whatever they took."""
+    directory: str | None = None
+    """Where it lies; None if MongoDB alone has it."""
 
     @property
     def seconds(self) -> float | None:

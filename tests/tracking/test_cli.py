@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,10 @@ def test_gc_removes_leftovers_and_empty_runs_alone(three: Path, marl: Call) -> N
     (three / "alpha-1" / ".checkpoint_5.tmp").mkdir()
     _rundir.create("acppo", {"seed": 1}, "empty")
     (three / ".store" / "aa").mkdir(parents=True)
-    (three / ".store" / "aa" / ("a" * 64)).write_bytes(b"x")
+    for age_s, name in ((0, "b" * 64), (10**6, "a" * 64)):
+        content = three / ".store" / "aa" / name
+        content.write_bytes(b"x")
+        os.utime(content, (time.time() - age_s,) * 2)
     code, out, _ = marl("gc", "--dry-run", "--empty", "--json")
     assert code == 0
     assert sorted(Path(one["path"]).name for one in json.loads(out)) == sorted(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import sys
 import traceback
@@ -53,8 +54,8 @@ def commandline(script: Script, argv: Sequence[str]) -> int:
             _help.print_config(resolved)
             return 0
         if _launch.is_wanted(resolved.config):
-            return _launch_all(arguments, words, resolved, argv)
-        return _start(script, arguments, words, resolved)
+            return _launch_all(script, arguments, words, resolved, argv)
+        return _start(script, arguments, words, resolved, [script.name, *argv])
     except ConfigError as error:
         _print_error(error)
         return 2
@@ -65,13 +66,20 @@ def commandline(script: Script, argv: Sequence[str]) -> int:
         return 1
 
 
-def _launch_all(arguments: Arguments, words: Words, resolved: Resolved, argv: Sequence[str]) -> int:
+def _launch_all(
+    script: Script, arguments: Arguments, words: Words, resolved: Resolved, argv: Sequence[str]
+) -> int:
     """Refuse what the first process would refuse, then start all of them."""
-    if words.resume is None and "--id" in arguments.options:
-        _rundir.check_id(arguments.options["--id"])
     num_processes = resolved.config.training.num_gpus
     assert num_processes is not None
-    return _launch.launch(num_processes, argv)
+    if words.resume is not None:
+        return _launch.launch(num_processes, argv, _rundir.find_run(words.resume))
+    run_id = arguments.options.get("--id")
+    if run_id is None:  # all of them, and the launcher, know the run then
+        run_id = _rundir.new_id(script.name)
+        argv = ["--id", run_id, *argv]
+    _rundir.check_id(run_id)
+    return _launch.launch(num_processes, argv, _rundir.runs_dir() / run_id)
 
 
 def _resolve(script: Script, words: Words) -> Resolved:
@@ -82,7 +90,9 @@ def _resolve(script: Script, words: Words) -> Resolved:
     return resolve_resumed(words, recorded, run_id=run_dir.name, base=script.base)
 
 
-def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolved) -> int:
+def _start(
+    script: Script, arguments: Arguments, words: Words, resolved: Resolved, argv: Sequence[str]
+) -> int:
     """Make or find the run directory and train in it."""
     _launch.end_with_launcher()
     options, resume = arguments.options, words.resume
@@ -104,7 +114,7 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
     if resume is None:
         run_dir = _rundir.create(script.name, values, run_id)
     else:
-        run_dir = _rundir.find_run(resume)
+        run_dir = _rundir.find_run(resume).resolve()
     with (
         contextlib.closing(open_spool(run_dir)) as spool,
         _output.copied_to(run_dir / _rundir.OUTPUT),
@@ -112,7 +122,7 @@ def _start(script: Script, arguments: Arguments, words: Words, resolved: Resolve
     ):
         follower = Follower(run_dir, values, resolved.config.logging)
         try:
-            return _train(script, resolved, spool, checkpoint, options)
+            return _train(script, resolved, spool, checkpoint, options, argv)
         finally:
             follower.close()
 
@@ -140,6 +150,8 @@ def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
         _print_error(error)
         return 2
     except Exception as error:
+        rank, size = os.environ["RANK"], os.environ.get("WORLD_SIZE", "?")
+        print(f"process {rank} of {size} on {platform.node()} failed:", file=sys.stderr)
         return _failed(error)
     return 0
 
@@ -150,6 +162,7 @@ def _train(
     spool: Spool,
     checkpoint: Path | None,
     options: dict[str, str],
+    argv: Sequence[str],
 ) -> int:
     run_dir = spool.run_dir
     recorded_before = _recorded(run_dir)
@@ -165,7 +178,7 @@ def _train(
             return {k: str(v) if isinstance(v, Path) else v for k, v in result.items()}
 
         config = resolved.config.model_dump(mode="json")
-        result = _sacred.run(script, config, spool=spool, options=options, main=main)
+        result = _sacred.run(script, config, argv=argv, spool=spool, options=options, main=main)
     except KeyboardInterrupt as stop:
         return _stopped(script, run_dir, stop)
     except ValueError as error:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 
 from experiments import _stop
+from experiments.tracking.spool import note_death
 from marlcore.config import ExperimentConfig
 from marlcore.config_errors import ConfigError
 
@@ -47,8 +50,11 @@ def is_wanted(config: ExperimentConfig) -> bool:
     return wanted > 1
 
 
-def launch(num_processes: int, argv: Sequence[str]) -> int:
-    """Run this command in `num_processes` processes; return the exit code of the first to fail."""
+def launch(num_processes: int, argv: Sequence[str], run_dir: Path) -> int:
+    """Run this command in `num_processes` processes; return the exit code of the first to fail.
+
+    Which process died first is said, and kept in the record of the run in `run_dir`.
+    """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     counts = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_processes))
     processes: list[subprocess.Popen[bytes]] = []
@@ -58,7 +64,10 @@ def launch(num_processes: int, argv: Sequence[str]) -> int:
             own[_LAUNCHER] = str(os.getpid())
             command = [sys.executable, sys.argv[0], *argv]
             processes.append(subprocess.Popen(command, env={**os.environ, **own}))
-        return _wait(processes)
+        code, death = _wait(processes)
+    if death is not None and run_dir.is_dir():
+        note_death(run_dir, death)
+    return code
 
 
 def end_with_launcher() -> None:
@@ -70,23 +79,31 @@ def end_with_launcher() -> None:
         die_with(int(launcher), by=signal.SIGTERM)
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int, str | None]:
+    """(Exit code, what became of the first process that died; None if none did)."""
     deadline: float | None = None
-    failed = 0
-    while any(process.poll() is None for process in processes):
+    failed, death, are_left = 0, None, True
+    while are_left:
+        are_left = bool([process for process in processes if process.poll() is None])
         codes = {i: p.returncode for i, p in enumerate(processes) if p.returncode}
-        if codes and deadline is None:
-            rank, failed = next(iter(codes.items()))
-            how = f"killed by signal {-failed}" if failed < 0 else f"ended with code {failed}"
-            print(f"process {rank} of {len(processes)} {how}", file=sys.stderr)
+        if codes and not failed:
+            # A killed one first: the others fail when they miss it.
+            rank, failed = min(codes.items(), key=lambda item: (item[1] > 0, item[0]))
+            if failed < 0 or failed == 1:
+                death = _describe_death(rank, len(processes), failed)
+                print(death, file=sys.stderr)
             deadline = time.monotonic() + _PATIENCE_S
         if deadline is not None and time.monotonic() > deadline:
             for process in processes:
                 process.kill()
-        time.sleep(0.1)
-    codes = [process.returncode for process in processes if process.returncode]
-    code = failed or next(iter(codes), 0)
-    return _stop.exit_code(-code) if code < 0 else code
+        if are_left:
+            time.sleep(0.1)
+    return (_stop.exit_code(-failed) if failed < 0 else failed), death
+
+
+def _describe_death(rank: int, num_processes: int, code: int) -> str:
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    return f"process {rank} of {num_processes} on {platform.node()} {how}"
 
 
 @contextlib.contextmanager

@@ -27,9 +27,12 @@ class _Log:
         self._lock = threading.RLock()
         self._stream = RedactedStream()
         self._waiting = b""
+        self._closed = False
 
     def write(self, text: str) -> None:
         with self._lock:
+            if self._closed:  # a logger that kept the stream
+                return
             self._waiting += self._stream.feed(text).encode("utf-8", "backslashreplace")
             with suppress(OSError):
                 self._file.try_append(self._waiting)
@@ -37,6 +40,7 @@ class _Log:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._file.append(self._waiting + self._stream.rest().encode("utf-8", "replace"))
             self._file.close()
 

@@ -51,16 +51,20 @@ def check_id(run_id: str) -> None:
         )
 
 
+def new_id(name: str) -> str:
+    """An id for a new run of a script."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{secrets.token_hex(2)}"
+
+
 def create(name: str, config: Mapping[str, Any], run_id: str | None = None) -> Path:
     """Make a new directory with the configuration in it; two calls never share one.
 
     Raises:
         ConfigError: the directory cannot be made.
     """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
     try:
         while True:
-            path = runs_dir() / (run_id or f"{stamp}-{name}-{secrets.token_hex(2)}")
+            path = runs_dir() / (run_id or new_id(name))
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.mkdir()

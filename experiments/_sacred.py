@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def run(
     script: Script,
     config: Mapping[str, Any],
     *,
+    argv: Sequence[str],
     spool: Spool,
     options: Mapping[str, str],
     main: Callable[[Any], dict[str, Any]],
@@ -38,13 +39,13 @@ def run(
     sacred = _import_sacred()
     from experiments.tracking.observer import SpoolObserver
 
-    store = Store(spool.run_dir.parent)
+    store = Store(spool.run_dir.resolve().parent)
     experiment = sacred.Experiment(script.name, base_dir=str(_ROOT), save_git_info=False)
     experiment.doc = script.doc
     experiment.logger = _logger()
     experiment.sources |= set(_sources())
     experiment.observers += [
-        SpoolObserver(spool, store, lambda: provenance.collect(config, sys.argv, store)),
+        SpoolObserver(spool, store, lambda: provenance.collect(config, argv, store)),
         *observers,
     ]
     experiment.captured_out_filter = lambda _: ""  # experiments._output keeps it

@@ -7,13 +7,19 @@ PREEMPTED after SIGTERM (a scheduler, a shutdown), TIMEOUT after SIGXCPU (a limi
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STATUSES = {"SIGINT": "INTERRUPTED", "SIGTERM": "PREEMPTED", "SIGXCPU": "TIMEOUT"}
 
-_requested: list[signal.Signals] = []
+_TOGETHER_S = {signal.SIGINT: 0.1}
+_TOGETHER_OTHERS_S = 2.0
+"""Within this time a repeated signal is the same one: schedulers send it to a launcher and to its
+processes, and the launcher hands it on. A person may press Ctrl-C twice sooner."""
+
+_requested: list[tuple[signal.Signals, float]] = []
 
 
 class StopRequested(KeyboardInterrupt):
@@ -28,9 +34,17 @@ class StopRequested(KeyboardInterrupt):
         self.STATUS = STATUSES[name]
 
 
+class StopAtOnceError(KeyboardInterrupt):
+    """A second signal: nothing more is saved. The run is called as after the first."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.STATUS = STATUSES[name]
+
+
 def stop_requested() -> str | None:
     """The signal that asked to stop (a key of STATUSES); None while there is none."""
-    return _requested[0].name if _requested else None
+    return _requested[0][0].name if _requested else None
 
 
 def exit_code(signum: int) -> int:
@@ -52,6 +66,11 @@ def install() -> Iterator[None]:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    if _requested:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-    _requested.append(signal.Signals(number))
+    now, received = time.monotonic(), signal.Signals(number)
+    if not _requested:
+        _requested.append((received, now))
+        return
+    first, at = _requested[0]
+    if received == first and now - at < _TOGETHER_S.get(first, _TOGETHER_OTHERS_S):
+        return
+    raise StopAtOnceError(first.name)

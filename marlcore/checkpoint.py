@@ -61,7 +61,7 @@ def save_checkpoint(directory: Path, state: TrainState) -> None:
         outdated = directory.with_name(f".{directory.name}.old")
         shutil.rmtree(outdated, ignore_errors=True)
         directory.rename(outdated)
-        shutil.rmtree(outdated)
+        shutil.rmtree(outdated, ignore_errors=True)  # a reader may keep files open on NFS
     temporary.rename(directory)
     sync(directory.parent)
 
@@ -134,7 +134,7 @@ class CheckpointStore:
             self._save(self.best, state)
         self._save(path, state)
         for outdated in self.newest_first()[self._keep :]:
-            shutil.rmtree(outdated)
+            shutil.rmtree(outdated, ignore_errors=True)
         return path
 
     @staticmethod

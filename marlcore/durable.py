@@ -137,10 +137,13 @@ class AppendFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
         flags = os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = patiently(
             lambda: os.open(path, flags, 0o644), place=path, what=path.name
         )
+        if is_new:
+            sync(path.parent)
         self._end = os.fstat(self._descriptor).st_size
         self._lock = threading.RLock()
         self._dirty = threading.Event()
@@ -160,8 +163,11 @@ class AppendFile:
 
         Raises:
             OSError: the disk is full, or broken.
+            ValueError: the file is closed.
         """
         with self._lock:
+            if self._closing.is_set():
+                raise ValueError(f"{self.path} is closed")
             written = 0
             try:
                 while written < len(data):
@@ -185,9 +191,10 @@ class AppendFile:
 
     def close(self) -> None:
         """Have everything on the disk and close."""
-        if self._closing.is_set():
-            return
-        self._closing.set()
+        with self._lock:
+            if self._closing.is_set():
+                return
+            self._closing.set()
         self._dirty.set()
         self._syncer.join()
         os.close(self._descriptor)

@@ -133,7 +133,7 @@ def add_line(records: list[Record], document: Mapping[str, object]) -> bool:
             return False
         until = saved_at if isinstance(saved_at, float) else math.inf
         before = len(records)
-        records[:] = [r for r in records if r.step < step or (r.step == step and r.time <= until)]
+        records[:] = [r for r in records if r.step <= step and not _is_later(r, step, until)]
         return len(records) < before
     step, moment, metrics = (document.get(name) for name in ("step", "time", "metrics"))
     if isinstance(step, int) and isinstance(moment, int | float) and isinstance(metrics, dict):
@@ -141,6 +141,12 @@ def add_line(records: list[Record], document: Mapping[str, object]) -> bool:
         kept = {key: _read(value) for key, value in values.items()}
         records.append(Record(step, float(moment), kept))
     return False
+
+
+def _is_later(record: Record, step: int, until: float) -> bool:
+    """Whether a record is the evaluation behind the checkpoint of that step."""
+    is_evaluation = all(key.startswith("eval/") for key in record.metrics)
+    return record.step == step and record.time > until and is_evaluation
 
 
 def _written(value: float) -> float | str:

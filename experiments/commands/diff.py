@@ -11,7 +11,6 @@ from typing import Any
 
 from experiments.commands import _print
 from experiments.tracking.catalog import Catalog
-from experiments.tracking.spool import read_events
 from experiments.tracking.view import RunView, flat
 
 _SKIPPED = ("config_hash", "argv", "packages", "seed")
@@ -54,10 +53,8 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any
 
 
 def provenance(catalog: Catalog, one: RunView) -> dict[str, Any]:
-    """Of the last attempt; empty where MongoDB alone has the run."""
-    if one.directory is None:
-        return {}
-    starts = [e for e in read_events(catalog.directory(one)) if e["event"] == "start"]
+    """Of the last attempt; empty where nobody recorded it."""
+    starts = [event for event in catalog.events(one) if event["event"] == "start"]
     return dict(starts[-1]["provenance"]) if starts else {}
 
 

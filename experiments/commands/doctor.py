@@ -140,8 +140,8 @@ def _database() -> Iterator[Finding]:
             )
         return
     mongo.ping(target)
-    ids = read.run_ids(runs)
-    behind = [run_id for run_id in ids if not is_current(runs / run_id, str(target))]
+    ids = [one.id for one in read.list_views(runs) if one.attempt]
+    behind = [run_id for run_id in ids if not is_current(runs / run_id, target.name)]
     state = NOTE if behind else OK
     advice = "marl sync" if behind else ""
     yield Finding(state, f"{target} answers; {len(behind)} of {len(ids)} runs are behind", advice)
@@ -160,7 +160,7 @@ def _browser() -> Iterator[Finding]:
 
 
 def _wandb() -> Iterator[Finding]:
-    from experiments.recorders import has_wandb_key
+    from experiments.tracking.writers import has_wandb_key
 
     read_secret(WANDB_KEY)  # refuses a file that others can read
     state = "has a key" if has_wandb_key() else "has no key: logging.wandb=online is kept offline"

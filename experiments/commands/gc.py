@@ -20,11 +20,10 @@ from pathlib import Path
 from experiments import _rundir
 from experiments.commands import _print
 from experiments.tracking import read
-from experiments.tracking.spool import CONFIG, EVENTS, METRICS, open_spool, read_events
+from experiments.tracking.spool import CONFIG, EVENTS, METRICS, read_events, unwritten
 from experiments.tracking.store import Store
 from experiments.tracking.view import DAMAGED, RUNNING
 from marlcore.checkpoint import verify_checkpoint
-from marlcore.config_errors import ConfigError
 from marlcore.durable import read_lines
 from marlcore.recording import read_records
 
@@ -129,14 +128,16 @@ def _is_empty(directory: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a path; a run only while nobody writes it."""
-    if path.is_dir() and (path / "config.json").exists():
-        try:
-            open_spool(path).close()
-        except ConfigError as error:
-            print(f"kept: {error}")
-            return
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove a run, or something in one, only while nobody writes that run."""
+    run_dir = path if (path / CONFIG).exists() else path.parent
+    if not (run_dir / CONFIG).exists():
+        path.unlink(missing_ok=True)
+        return
+    with unwritten(run_dir) as is_free:
+        if is_free:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        else:
+            print(f"kept: {path}, its run is being written", file=sys.stderr)
 
 
 def _size(path: Path) -> int:

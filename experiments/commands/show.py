@@ -14,7 +14,7 @@ from experiments._rundir import checkpoints
 from experiments.commands import _print
 from experiments.tracking.catalog import Catalog
 from experiments.tracking.replica import describe_replica
-from experiments.tracking.spool import read_events, read_heartbeat
+from experiments.tracking.spool import read_heartbeat
 from experiments.tracking.view import RunView
 from marlcore import config_keys
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show."""
     catalog = Catalog()
     one = catalog.find(arguments.run)
-    events = [] if one.directory is None else read_events(catalog.directory(one))
+    events = catalog.events(one)
     if arguments.json:
         _print.print_json({**_print.as_plain(one), "events": events})
         return 0
@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     _print.print_pairs(
         "Artifacts", [(e["name"], e["file"]) for e in events if e["event"] == "artifact"]
     )
+    _print.print_pairs("Deaths", [("", e["what"]) for e in events if e["event"] == "death"])
     traces = [e["fail_trace"] for e in events if e.get("fail_trace")]
     if traces:
         print("\nTraceback of the last failure\n" + "".join(traces[-1]))

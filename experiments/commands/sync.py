@@ -64,7 +64,7 @@ def sync_all(directories: list[Path], target: mongo.Target, *, again: bool) -> d
     present = _present(target)
     for path in directories:
         run_id = path.resolve().name
-        if not again and run_id in present and is_current(path, str(target)):
+        if not again and run_id in present and is_current(path, target.name):
             results[run_id] = "up to date"
             continue
         try:
@@ -97,8 +97,8 @@ def _present(target: mongo.Target) -> set[str]:
 
 
 def _to_wandb(directories: list[Path], *, offline: bool) -> int:
-    from experiments.recorders import has_wandb_key
     from experiments.tracking.mirrors import wandb_copy
+    from experiments.tracking.writers import has_wandb_key
 
     if not directories:
         raise ConfigError("name the runs: marl sync --wandb RUN")

@@ -7,6 +7,7 @@ marl tail RUN -f
 from __future__ import annotations
 
 import argparse
+import codecs
 import sys
 import time
 from pathlib import Path
@@ -34,15 +35,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.lines < 0:
         raise ConfigError(f"--lines {arguments.lines} is refused; give a number from 0")
     catalog = Catalog()
-    run_dir = catalog.directory(catalog.find(arguments.run))
+    one = catalog.find(arguments.run)
+    if one.directory is None and not arguments.follow:
+        lines = catalog.output(one).splitlines(keepends=True)
+        sys.stdout.write("".join(lines[-arguments.lines :] if arguments.lines else []))
+        return 0
+    run_dir = catalog.directory(one)
     path = run_dir / OUTPUT
     if not path.exists():
         raise ConfigError(f"run {run_dir.name} has printed nothing yet")
     began = time.monotonic()
     offset = _print_last(path, arguments.lines)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while arguments.follow:
         status = read_view(run_dir).status  # before reading: what comes before the end is seen
-        offset = _print_from(path, offset)
+        offset = _print_from(path, offset, decoder)
         if status != RUNNING and (status != NEW or time.monotonic() - began > _PATIENCE_S):
             print(f"(the run is {status})", file=sys.stderr)
             break
@@ -66,10 +73,10 @@ def _print_last(path: Path, lines: int) -> int:
     return size
 
 
-def _print_from(path: Path, offset: int) -> int:
+def _print_from(path: Path, offset: int, decoder: codecs.IncrementalDecoder) -> int:
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read()
-    sys.stdout.write(data.decode("utf-8", "replace"))
+    sys.stdout.write(decoder.decode(data))
     sys.stdout.flush()
     return offset + len(data)

@@ -11,14 +11,16 @@ from typing import Any
 
 from experiments import _rundir
 from experiments.tracking import mongo, read, view
+from experiments.tracking.spool import read_events
 from experiments.tracking.view import RunView, Series, flat
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
 
+_DIGITS = 7
 _FIELDS = (
     *("experiment.name", "config", "status", "start_time", "stop_time", "heartbeat"),
     *("host.hostname", "info.run_id", "info.attempts", "info.provenance.git", "omniboard"),
-    *("result.env_steps", "fail_trace"),
+    "fail_trace",
 )
 
 
@@ -47,23 +49,36 @@ class Catalog:
         Raises:
             ConfigError: there is none (naming the nearest), or there are several.
         """
+        if not text:
+            raise ConfigError("no run ''; give an id, the beginning of one, or a directory")
         ids = read.run_ids(self.runs)
-        exact = text in ids or "/" in text
-        matches = [run_id for run_id in ids if text and run_id.startswith(text)]
-        if exact or len(matches) == 1:
+        matches = [run_id for run_id in ids if run_id.startswith(text)]
+        if text in ids or "/" in text:
+            return read.read_view(_rundir.find_run(text))
+        numbered = self._numbered(text)
+        if len(numbered) == 1:
+            return numbered[0]
+        if len(matches) == 1 and not numbered:
             return read.read_view(_rundir.find_run(text))
         remote = [] if matches else self._remote_views(_query(text))
-        remote = [one for one in remote if one.id == text or str(one.mongo_id) == text] or remote
+        remote = [one for one in remote if one.id == text] or remote
         if len(remote) == 1:
-            local = self.runs / remote[0].id
-            return read.read_view(local) if remote[0].id in ids else remote[0]
-        if matches or remote:
-            raise ConfigError(_several(text, matches or [one.id for one in remote]))
+            return remote[0]
+        if matches or remote or numbered:
+            several = [one.id for one in numbered] or matches or [one.id for one in remote]
+            raise ConfigError(_several(text, several))
         candidates = [*ids, *(one.id for one in self._remote_views({}))]
         near = config_keys.nearest(text, candidates)
         newest = ", ".join(candidates[-3:][::-1])
         meant = f"did you mean {near}?" if near else f"there are {newest or 'no runs yet'}"
         raise ConfigError(f"no run {show(text)} in {self.runs} or MongoDB; {meant}")
+
+    def _numbered(self, text: str) -> list[RunView]:
+        """Runs with that number in MongoDB; ids that begin with a number are longer."""
+        if not text.isdecimal() or len(text) > _DIGITS:
+            return []
+        local = [one for one in read.list_views(self.runs) if one.mongo_id == int(text)]
+        return local or self._remote_views({"_id": int(text)})
 
     def find_all(self, texts: Iterable[str]) -> list[RunView]:
         """`find` for each, in order, each run once."""
@@ -82,6 +97,25 @@ class Catalog:
                 f"{one.host or 'the machine that ran it'}"
             )
         return Path(one.directory)
+
+    def events(self, one: RunView) -> list[dict[str, Any]]:
+        """What happened to the run; of a run that MongoDB alone has, as far as it stands there."""
+        if one.directory is not None:
+            return read_events(Path(one.directory))
+        return _events_of(self._document(one))
+
+    def output(self, one: RunView) -> str:
+        """What a run that MongoDB alone has printed; of a long output the beginning and end."""
+        return str(self._document(one).get("captured_out") or "")
+
+    def _document(self, one: RunView) -> dict[str, Any]:
+        target = mongo.target(self.runs)
+        assert target is not None
+        client = target.connect()
+        try:
+            return client[target.database].runs.find_one({"_id": one.mongo_id}) or {}
+        finally:
+            client.close()
 
     def series(self, one: RunView) -> dict[str, Series]:
         """Every point of every metric; of a run that MongoDB alone has, decimated ones."""
@@ -187,11 +221,37 @@ def _view(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float]])
     )
 
 
+def _events_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    info = document.get("info") or {}
+    provenance = info.get("provenance") or {}
+    attempts = info.get("attempts") or [{"attempt": 1, "start_time": document.get("start_time")}]
+    events: list[dict[str, Any]] = [
+        {
+            "event": "start",
+            "time": _seconds(attempt.get("start_time")) or 0.0,
+            "attempt": attempt.get("attempt", 1),
+            "host": attempt.get("host", ""),
+            "provenance": provenance,
+        }
+        for attempt in attempts
+    ]
+    for artifact in document.get("artifacts") or []:
+        events.append({"event": "artifact", "name": artifact["name"], "file": "in MongoDB"})
+    if document.get("stop_time") is not None:
+        end = {
+            "event": "end",
+            "time": _seconds(document["stop_time"]),
+            "status": document["status"],
+        }
+        trace = {"fail_trace": document["fail_trace"]} if document.get("fail_trace") else {}
+        events.append({**end, **trace, "attempt": len(attempts)})
+    return events
+
+
 def _query(text: str) -> dict[str, Any]:
     import re
 
-    number = [{"_id": int(text)}] if text.isdecimal() and len(text) < 10 else []
-    return {"$or": [{"info.run_id": {"$regex": "^" + re.escape(text)}}, {"_id": text}, *number]}
+    return {"$or": [{"info.run_id": {"$regex": "^" + re.escape(text)}}, {"_id": text}]}
 
 
 def _several(text: str, ids: list[str]) -> str:

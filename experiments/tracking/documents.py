@@ -73,14 +73,13 @@ def ended(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def info(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What Sacred leaves to the experiment: here the id, the attempts and the provenance."""
     last = starts[-1]
-    provenance = {name: x for name, x in last["provenance"].items() if name != "packages"}
     return {
         "run_id": last["run_id"],
         "attempts": [
             {"attempt": s["attempt"], "host": s["host"], "start_time": moment(s["time"])}
             for s in starts
         ],
-        "provenance": storable(provenance),
+        "provenance": storable(last["provenance"]),
     }
 
 

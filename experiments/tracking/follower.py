@@ -6,20 +6,26 @@ otherwise wait for Python's lock, and nothing that goes wrong there can touch th
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.tracking import mongo
 from experiments.tracking.provenance import ROOT
+from experiments.tracking.redaction import environment_elsewhere
 from marlcore.config import LoggingConfig
 from marlcore.config_errors import ConfigError
 
 EVERY_S = 5.0
+_PAUSE_S = 30.0
+"""Between two processes: one that fails at once is not started again and again."""
 PATIENCE_S = 30.0
 """How long the end of a run waits; the mirrors themselves give up earlier."""
 
@@ -33,6 +39,7 @@ class Follower:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._stop = threading.Event()
+        self._started = -math.inf
         self._start_if_wanted()
         self._watcher = threading.Thread(target=self._watch, name="follower", daemon=True)
         self._watcher.start()
@@ -44,7 +51,8 @@ class Follower:
         self._start_if_wanted()
         if self._process is None:
             return
-        assert self._process.stdin is not None and self._reader is not None
+        if self._process.stdin is None or self._reader is None:
+            return
         try:
             self._process.stdin.close()
             self._process.wait(PATIENCE_S)
@@ -54,7 +62,7 @@ class Follower:
             self._process.wait()
         except BrokenPipeError:
             self._process.wait()
-        self._reader.join()
+        self._reader.join(1.0)
 
     def _watch(self) -> None:
         while not self._stop.wait(EVERY_S):
@@ -68,12 +76,18 @@ class Follower:
             wanted = self._always or mongo.target(self._run_dir.resolve().parent) is not None
         except ConfigError:  # said when the run began
             return
-        if wanted:
+        if not wanted or time.monotonic() - self._started < _PAUSE_S:
+            return
+        self._started = time.monotonic()
+        try:
             self._start()
+        except OSError as error:  # no memory, no processes left
+            print(f"warning: nothing mirrors this run now ({error})", file=sys.stderr)
 
     def _start(self) -> None:
         if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "experiments.tracking.mirrors"],
             stdin=subprocess.PIPE,
@@ -83,6 +97,7 @@ class Follower:
             errors="replace",
             cwd=ROOT,
             start_new_session=True,
+            env=environment_elsewhere(),
         )
         assert self._process.stdin is not None
         order = {"run_dir": str(self._run_dir.resolve()), "config": self._config}

@@ -30,7 +30,7 @@ from experiments.tracking.spool import METRICS, REPLICA, read_events, read_json,
 from experiments.tracking.tail import LinesTail
 from marlcore.config import LoggingConfig
 from marlcore.config_errors import parse_config
-from marlcore.recording import Record, Recorder, add_line
+from marlcore.recording import Record, add_line
 
 EVERY_S = 5.0
 PATIENCE_S = 20.0
@@ -115,12 +115,18 @@ class MongoCopy:
         self._replicator: Any = None
 
     def step(self) -> None:
-        """Write what is new to the database of now."""
+        """Write what is new to the database of now.
+
+        Raises:
+            ConnectionError: the embedded server was up and is not.
+        """
         target = mongo.target(self._run_dir.resolve().parent)
+        if target is None:
+            if self._replicator is not None:
+                raise ConnectionError("the embedded MongoDB is down")
+            return
         if self._replicator is not None and self._replicator.target != target:
             self.close()
-        if target is None:
-            return
         if self._replicator is None:
             from experiments.tracking.replicator import Replicator  # pymongo is slow to import
 
@@ -134,70 +140,100 @@ class MongoCopy:
             self._replicator = None
 
 
-class RecorderCopy:
-    """Hands the records of a spool to another tool's recorder, each once.
+class Writer(Protocol):
+    """Another tool's record of a run."""
+
+    def write(self, record: Record) -> None:
+        """Take a record."""
+        ...
+
+    def add_artifact(self, path: Path) -> None:
+        """Take a file."""
+        ...
+
+    def close(self) -> None:
+        """Write what is pending."""
+        ...
+
+
+class WriterCopy:
+    """Hands the records of a spool to another tool, each once.
 
     Args:
         counted: the name under which replica.json counts the records that were handed over, for a
             tool that keeps what it got from earlier attempts; None hands over all of them again.
     """
 
-    def __init__(self, run_dir: Path, recorder: Recorder, counted: str | None = None) -> None:
-        self._run_dir, self._recorder, self._counted = run_dir, recorder, counted
+    def __init__(self, run_dir: Path, writer: Writer, counted: str | None = None) -> None:
+        self._run_dir, self._writer, self._counted = run_dir, writer, counted
         self._tail = LinesTail(run_dir / METRICS)
         self._artifacts: set[str] = set()
         replica = read_json(run_dir / REPLICA, {})
         self._to_skip = 0 if counted is None else int(replica.get(counted, 0))
         self._seen = 0
+        self._pending: list[tuple[int, Record]] = []
+        """(Number, record) of what the tool did not take yet."""
 
     def step(self) -> None:
         """Hand over what is new."""
-        for record in self._fresh(self._tail.read()):
-            self._recorder.record(record.metrics, step=record.step)
+        self._pending += self._fresh(self._tail.read())
+        try:
+            while self._pending:
+                record = self._pending[0][1]
+                self._writer.write(record)
+                self._note(self._pending.pop(0)[0])
+        finally:
+            self._save_count()
         for event in read_events(self._run_dir):
             path = self._run_dir / str(event.get("file"))
             if event["event"] == "artifact" and path.is_file() and str(path) not in self._artifacts:
-                self._recorder.add_artifact(path)
+                self._writer.add_artifact(path)
                 self._artifacts.add(str(path))
-        if self._counted is not None and self._seen > self._to_skip:
-            key, seen = self._counted, self._seen
-            update_json(self._run_dir / REPLICA, lambda values: values.update({key: seen}))
 
     def close(self) -> None:
         """End the other tool's record."""
-        self._recorder.close()
+        self._writer.close()
 
-    def _fresh(self, new: Sequence[Mapping[str, object]]) -> list[Record]:
+    def _fresh(self, new: Sequence[Mapping[str, object]]) -> list[tuple[int, Record]]:
         """Those records of new lines that stand and were not handed over by an earlier attempt."""
         records: list[Record] = []
+        numbers: dict[int, int] = {}
         for document in new:
             add_line(records, document)
-            if "rewind" not in document:
+            if "rewind" not in document and records:
                 self._seen += 1
-                if self._seen <= self._to_skip:
-                    records.clear()
-        return records
+                numbers[id(records[-1])] = self._seen
+        numbered = [(numbers[id(record)], record) for record in records]
+        return [(number, record) for number, record in numbered if number > self._to_skip]
+
+    def _note(self, number: int) -> None:
+        self._to_skip = number
+
+    def _save_count(self) -> None:
+        if self._counted is not None:
+            key, count = self._counted, self._to_skip
+            update_json(self._run_dir / REPLICA, lambda values: values.update({key: count}))
 
 
 def tensorboard_copy(run_dir: Path) -> Copy:
     """TensorBoard's files, made anew from all of the spool."""
-    from experiments.recorders import TensorBoardRecorder
+    from experiments.tracking.writers import TensorBoardWriter
 
     place = run_dir / "tensorboard"
     shutil.rmtree(place, ignore_errors=True)
-    return RecorderCopy(run_dir, TensorBoardRecorder(place))
+    return WriterCopy(run_dir, TensorBoardWriter(place))
 
 
 def wandb_copy(
     run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig, *, online: bool
 ) -> Copy:
     """A W&B run: online one that goes on, offline one made anew from all of the spool."""
-    from experiments.recorders import WandbRecorder
+    from experiments.tracking.writers import WandbWriter
 
     if not online:
         shutil.rmtree(run_dir / "wandb", ignore_errors=True)
-    recorder = WandbRecorder(run_dir, config, settings, online=online)
-    return RecorderCopy(run_dir, recorder, "wandb_records" if online else None)
+    writer = WandbWriter(run_dir, config, settings, online=online)
+    return WriterCopy(run_dir, writer, "wandb_records" if online else None)
 
 
 def start(run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig) -> list[Mirror]:
@@ -206,17 +242,21 @@ def start(run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig) -> 
     if settings.tensorboard:
         mirrors.append(Mirror("TensorBoard", lambda: tensorboard_copy(run_dir)))
     if settings.wandb != "off":
-        from experiments.recorders import has_wandb_key
-
-        online = settings.wandb == "online" and has_wandb_key()
-        if settings.wandb == "online" and not online:
-            _say(
-                "logging.wandb=online: there is no key, so the run is kept offline; set "
-                "WANDB_API_KEY or run `wandb login`, then `marl sync --wandb "
-                f"{run_dir.resolve().name}`"
-            )
-        mirrors.append(Mirror("W&B", lambda: wandb_copy(run_dir, config, settings, online=online)))
+        mirrors.append(Mirror("W&B", lambda: _wandb(run_dir, config, settings)))
     return mirrors
+
+
+def _wandb(run_dir: Path, config: Mapping[str, Any], settings: LoggingConfig) -> Copy:
+    """Online where that is asked for and there is a key, else offline."""
+    from experiments.tracking.writers import has_wandb_key
+
+    online = settings.wandb == "online" and has_wandb_key()
+    if settings.wandb == "online" and not online:
+        _say(
+            "logging.wandb=online: there is no key, so the run is kept offline; set WANDB_API_KEY "
+            f"or run `wandb login`, then: marl sync --wandb {run_dir.resolve().name}"
+        )
+    return wandb_copy(run_dir, config, settings, online=online)
 
 
 def main() -> None:

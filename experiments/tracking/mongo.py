@@ -29,6 +29,11 @@ class Target:
     database: str
     embedded: bool
 
+    @property
+    def name(self) -> str:
+        """What a run's directory calls it; the embedded one may change its port."""
+        return "the embedded MongoDB" if self.embedded else str(self)
+
     def __repr__(self) -> str:
         """Without secrets."""
         return f"Target({self})"

@@ -29,8 +29,8 @@ from marlcore.recording import Record, add_line, read_records
 
 INDEX = ".index-2.sqlite"
 """Its number changes with its tables."""
-_TAIL = 64 * 1024
-"""Bytes at the end of a metrics file that hold the last value of every metric."""
+_TAILS = (64 * 1024, 4 * 2**20)
+"""Bytes at the end of a metrics file in which the last values are looked for."""
 
 
 def read_view(run_dir: Path) -> RunView:
@@ -100,17 +100,25 @@ def _unfinished(run_dir: Path, has_started: bool) -> str:
 
 
 def _last_records(path: Path) -> list[Record]:
-    records: list[Record] = []
+    """The records at the end of a file, so far back that an evaluation is among them."""
     try:
         with path.open("rb") as file:
-            start = max(0, os.fstat(file.fileno()).st_size - _TAIL)
-            file.seek(start)
-            data = file.read()
+            for size in _TAILS:
+                start = max(0, os.fstat(file.fileno()).st_size - size)
+                file.seek(start)
+                records = _records_in(file.read(), is_cut=start > 0)
+                if start == 0 or any(key.startswith("eval/") for r in records for key in r.metrics):
+                    break
     except OSError:
         return []
+    return records
+
+
+def _records_in(data: bytes, *, is_cut: bool) -> list[Record]:
+    records: list[Record] = []
     lines = data[: data.rfind(b"\n") + 1].decode("utf-8", "replace").splitlines()
-    for line in lines[1 if start else 0 :]:
-        with contextlib.suppress(ValueError, KeyError):
+    for line in lines[1 if is_cut else 0 :]:
+        with contextlib.suppress(ValueError):
             add_line(records, unseal(line))
     return records
 

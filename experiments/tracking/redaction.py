@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_plus
@@ -33,8 +33,7 @@ _OF_KEYS = {"API", "ACCESS", "PRIVATE", "SECRET", "AUTH", "ENCRYPTION", "SIGNING
 _PLACES = {"FILE", "PATH", "DIR", "URL", "NAME"}
 _NO_SECRETS = {"PWD", "OLDPWD"}
 """Names of directories."""
-_USER_IN_URI = re.compile(r"://[^/\s@:]+:([^/\s@]+)@")
-_registered: set[str] = set()
+_USER_IN_URI = re.compile(r"://[^/\s@:]*:([^/\s@]+)@")
 
 
 def read_secret(variable: str) -> str | None:
@@ -63,15 +62,16 @@ def read_secret(variable: str) -> str | None:
     return text or None
 
 
-def register(secret: str) -> None:
-    """Keep a text out of all records from now on."""
-    if len(secret) >= _SHORTEST:
-        _registered.add(secret)
+def environment_elsewhere() -> dict[str, str]:
+    """The environment for a process that runs in another directory: paths of secrets hold there."""
+    names = [f"{MONGO_URI}_FILE", f"{WANDB_KEY}_FILE", "NETRC"]
+    paths = {name: str(Path(os.environ[name]).resolve()) for name in names if os.environ.get(name)}
+    return {**os.environ, **paths}
 
 
 def secrets() -> list[str]:
     """All texts that no record may hold, longest first."""
-    found = set(_registered)
+    found: set[str] = set()
     for variable in (MONGO_URI, WANDB_KEY):
         try:
             found.add(read_secret(variable) or "")
@@ -188,13 +188,28 @@ def refuse_in_config(values: Mapping[str, Any]) -> None:
     """
     known = secrets()
     for key, value in values.items():
-        text = value if isinstance(value, str) else repr(value)
-        named = _is_secret_name(key.rpartition(".")[2]) and value not in (None, "", False, True)
-        if named or _USER_IN_URI.search(text) or any(secret in text for secret in known):
+        if any(_is_secret(name, text, known) for name, text in _texts(key, value)):
             raise ConfigError(
                 f"{key} holds a secret, and the configuration is recorded; leave it out and let "
                 "the program that needs it read an environment variable or a file of mode 600"
             )
+
+
+def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """(Name, text) of everything in a value; numbers are no secrets."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(f"{name}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(name, item)
+    elif isinstance(value, str) and value:
+        yield name, value
+
+
+def _is_secret(name: str, text: str, known: list[str]) -> bool:
+    named = any(_is_secret_name(part) for part in name.split("."))
+    return named or bool(_USER_IN_URI.search(text)) or any(secret in text for secret in known)
 
 
 def _is_secret_name(name: str) -> bool:

@@ -7,7 +7,6 @@ written anew. A lock keeps a run's own thread and `marl sync` from doing this at
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import gridfs
 from pymongo import errors
 from pymongo.database import Database
 
-from experiments.tracking import documents, replica
+from experiments.tracking import documents, locks, replica
 from experiments.tracking.decimation import Decimator
 from experiments.tracking.files import Files
 from experiments.tracking.mongo import Target
@@ -58,8 +57,7 @@ class Replicator:
 
     def step(self) -> bool:
         """Write what is new; returns False while the run has not started."""
-        with open(self.run_dir / ".replica.lock", "a", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.held(self.run_dir / ".replica.lock"):
             return self._step()
 
     def close(self) -> None:
@@ -67,10 +65,10 @@ class Replicator:
         self._client.close()
 
     def _step(self) -> bool:
+        sizes = replica.sizes(self.run_dir)  # first: what comes later counts as not written
         events = read_events(self.run_dir)
         if not any(event["event"] == "start" for event in events):
             return False
-        sizes = replica.sizes(self.run_dir)
         self._forget_if_gone()
         number = self._number if self._number is not None else self._find_or_insert(events)
         changed = sizes != self._sizes
@@ -157,9 +155,11 @@ class Replicator:
             fields.setdefault("result", None)
             fields |= documents.ended(events)
         new = {k: v for k, v in fields.items() if k not in self._fields or self._fields[k] != v}
+        gone = {"stop_time", "fail_trace"} - fields.keys() if changed else set()
         if new:
             own = {"_id": number, "info.run_id": self.run_dir.resolve().name}
-            self._database.runs.update_one(own, {"$set": new})
+            former = {"$unset": dict.fromkeys(gone, "")} if gone else {}  # of an earlier attempt
+            self._database.runs.update_one(own, {"$set": new, **former})
             self._fields |= new
 
     def _sync_notes(self, number: int) -> None:
@@ -175,7 +175,7 @@ class Replicator:
         )
         if here is None or here == there:
             return
-        known = state.get("target") == str(self.target) and there is not None
+        known = state.get("target") == self.target.name and there is not None
         synced = state.get("notes") if known else replica.NO_NOTES
         if here != synced:
             wanted = here
@@ -188,7 +188,7 @@ class Replicator:
         update_json(self.run_dir / REPLICA, lambda values: values.update(notes=wanted))
 
     def _note_progress(self, number: int, sizes: list[int]) -> None:
-        values = {"target": str(self.target), "number": number, "sizes": sizes}
+        values = {"target": self.target.name, "number": number, "sizes": sizes}
         values["ended"] = has_ended(self.run_dir)
         update_json(self.run_dir / REPLICA, lambda state: state.update(values))
 

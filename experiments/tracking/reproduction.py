@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments._arguments import read_arguments
+from experiments._rundir import new_id
 from experiments._words import full_name
 from experiments.tracking.provenance import LOCK, ROOT
+from experiments.tracking.redaction import environment_elsewhere
 from experiments.tracking.store import Store
 from experiments.tracking.view import Series
 from marlcore.config_errors import ConfigError
@@ -147,13 +148,12 @@ def words_of(events: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def rerun(python: Path, folder: Path, script: str, words: Sequence[str], runs: Path) -> Path | None:
     """Run the script again; returns the new run's directory, None if it failed."""
-    command = [str(python), str(folder / "experiments" / f"{script}.py")]
+    run_id = new_id(script)
+    command = [str(python), str(folder / "experiments" / f"{script}.py"), "--id", run_id]
     command += ["with", *words] if words else []
-    environment = {**os.environ, "MARL_RUNS_DIR": str(runs), "PYTHONPATH": str(folder)}
-    before = set(runs.glob("*/config.json"))
-    done = subprocess.run(command, cwd=folder, env=environment, check=False)
-    new = set(runs.glob("*/config.json")) - before
-    return new.pop().parent if done.returncode == 0 and len(new) == 1 else None
+    environment = environment_elsewhere() | {"MARL_RUNS_DIR": str(runs), "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False)
+    return runs / run_id if done.returncode == 0 else None
 
 
 @dataclass(frozen=True)

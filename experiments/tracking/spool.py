@@ -14,18 +14,20 @@ run (status, attempts, duration) is derived from these files.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
+import math
 import mimetypes
 import os
 import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.tracking import locks
 from experiments.tracking.redaction import redact_all
 from experiments.tracking.view import DEAD_AFTER_S
 from marlcore import durable
@@ -47,12 +49,17 @@ class Spool:
     def __init__(self, run_dir: Path, lock: int) -> None:
         self.run_dir = run_dir
         self._lock = lock
-        self._events = LineFile(run_dir / EVENTS)
+        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+        self._beat = os.open(run_dir / HEARTBEAT, flags, 0o644)
+        try:
+            self.beat()
+            self._events = LineFile(run_dir / EVENTS)
+        except BaseException:
+            os.close(self._beat)
+            raise
         self.attempt = sum(e["event"] == "start" for e in _all_events(run_dir)) + 1
         self._ended = False
-        self._beat = os.open(run_dir / HEARTBEAT, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         self._stop = threading.Event()
-        self.beat()
         self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
         self._thread.start()
 
@@ -63,8 +70,8 @@ class Spool:
     def end(self, status: str, **facts: Any) -> None:
         """The attempt ends, with one of the statuses; what comes after the first end is ignored."""
         if not self._ended:
-            self._ended = True
             self._event("end", attempt=self.attempt, status=status, **facts)
+            self._ended = True
 
     def refuse(self) -> None:
         """Take the attempt back: it could not begin, and the run is what it was before."""
@@ -101,14 +108,15 @@ class Spool:
 
     def beat(self) -> None:
         """Show life."""
+        paused = durable.paused()
         sign = {
             "time": time.time(),
             "host": platform.node(),
             "pid": os.getpid(),
             "process_start": process_start(os.getpid()),
-            "paused": (durable.paused() or "")[:200] or None,
+            "paused": paused and paused.encode("ascii", "replace").decode()[:200],
         }
-        text = json.dumps(sign)[: _BEAT_BYTES - 1]
+        text = json.dumps(sign)
         os.pwrite(self._beat, (text.ljust(_BEAT_BYTES - 1) + "\n").encode(), 0)
 
     def close(self) -> None:
@@ -121,8 +129,7 @@ class Spool:
         os.close(self._lock)
 
     def _event(self, event: str, **facts: Any) -> None:
-        document = {"event": event, "time": time.time(), **redact_all(facts)}
-        self._events.append(document)
+        self._events.append(_document(event, facts))
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_EVERY_S):
@@ -154,6 +161,46 @@ class SpoolRecorder:
         self._metrics.close()
 
 
+def _document(event: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"event": event, "time": time.time(), **_strict(redact_all(facts))}
+
+
+def _strict(value: Any) -> Any:
+    """Plain data in which numbers that JSON lacks are texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _strict(item) for name, item in value.items()}
+    return [_strict(item) for item in value] if isinstance(value, list) else value
+
+
+@contextlib.contextmanager
+def unwritten(run_dir: Path) -> Iterator[bool]:
+    """Whether nobody writes the run, and nobody begins to while the context lasts."""
+    lock = os.open(run_dir / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        yield locks.take(lock, wait=False)
+    finally:
+        os.close(lock)
+
+
+def note_death(run_dir: Path, what: str) -> None:
+    """Add to the record of a run that all of its processes are gone, and how the first went.
+
+    Nothing is added while a process writes the run.
+    """
+    with unwritten(run_dir) as is_free:
+        starts = [event for event in read_events(run_dir) if event["event"] == "start"]
+        if not starts or not is_free:
+            return
+        attempt, events = starts[-1]["attempt"], LineFile(run_dir / EVENTS)
+        events.append(_document("death", {"attempt": attempt, "what": what}))
+        if not has_ended(run_dir):
+            facts = {"attempt": attempt, "status": "FAILED", "fail_trace": [what + "\n"]}
+            events.append(_document("end", facts))
+        events.close()
+
+
 def open_spool(run_dir: Path) -> Spool:
     """Take the run for writing.
 
@@ -165,20 +212,16 @@ def open_spool(run_dir: Path) -> Spool:
         place=run_dir,
         what=LOCK,
     )
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        sign = read_heartbeat(run_dir)
-        elsewhere = sign and sign["host"] != platform.node() and not has_ended(run_dir)
-        if sign and elsewhere and is_alive(sign):
-            raise BlockingIOError  # file systems that lock on each machine alone
-    except OSError:
-        sign = read_heartbeat(run_dir)
+    is_free = locks.take(lock, wait=False)
+    sign = read_heartbeat(run_dir)
+    own = sign is not None and (sign["host"], sign["pid"]) == (platform.node(), os.getpid())
+    if not is_free or (is_alive(sign) and not own and not has_ended(run_dir)):  # without locks
         os.close(lock)
         who = f"process {sign['pid']} on {sign['host']}" if sign else "another process"
         raise ConfigError(
             f"run {run_dir.resolve().name} is being written by {who}; wait until it ends, or stop "
             "it (it saves and can then be resumed)"
-        ) from None
+        )
     return patiently(lambda: Spool(run_dir, lock), place=run_dir, what=EVENTS)
 
 
@@ -215,6 +258,7 @@ def _is_event(line: Mapping[str, Any]) -> bool:
         "end": {"attempt": int, "status": str},
         "artifact": {"name": str, "file": str},
         "refused": {"attempt": int},
+        "death": {"attempt": int, "what": str},
     }.get(str(line.get("event")))
     times = isinstance(line.get("time"), int | float)
     return (
@@ -257,8 +301,7 @@ def read_json(path: Path, default: Any) -> Any:
 
 def update_json(path: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Change a small JSON object; two processes that do so at once do not lose a change."""
-    with open(path.with_name(f".{path.name}.lock"), "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held(path.with_name(f".{path.name}.lock")):
         values = read_json(path, {})
         change(values)
         durable.write_whole(path, json.dumps(values, indent=1) + "\n")

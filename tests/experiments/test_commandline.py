@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -272,12 +273,55 @@ def test_a_second_signal_ends_the_run_at_once(
 ) -> None:
     def stubborn(config: Any, **_: Any) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("not reached")
 
     fake_run(stubborn)
     assert start() == 130
     assert "there is no checkpoint to resume from" in capsys.readouterr().err
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(
+    runs: Path, fake_run: Callable[[RunFunction], None]
+) -> None:
+    def stopped(config: Any, *, run_dir: Path, **_: Any) -> dict[str, Any]:
+        for _ in range(3):  # to the process group, to this process, and handed on by a launcher
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"reason": _stop.stop_requested()}
+
+    fake_run(stopped)
+    assert start("--id", "r1") == 143
+    assert read_events(runs / "r1")[-1]["status"] == "PREEMPTED"
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(
+    runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_run(trained)
+    assert start("--id", "r1") == 0
+
+    def refused(config: Any, **_: Any) -> dict[str, Any]:
+        raise ValueError("the checkpoint is damaged")
+
+    fake_run(refused)
+    assert start("with", "resume=r1") == 2
+    assert [e["attempt"] for e in read_events(runs / "r1")] == [1, 1]
+    assert read_events(runs / "r1")[-1]["status"] == "COMPLETED"
+    assert start("with", "resume=r1", "total_timesteps=1000") == 2
+    assert "the run has done 1,000 env steps; give more" in capsys.readouterr().err
+
+
+def test_a_result_that_is_no_number_is_recorded(
+    runs: Path, fake_run: Callable[[RunFunction], None]
+) -> None:
+    def diverged(config: Any, **_: Any) -> dict[str, Any]:
+        return {"reason": "completed", "return_mean": float("nan")}
+
+    fake_run(diverged)
+    assert start("--id", "r1") == 0
+    end = read_events(runs / "r1")[-1]
+    assert (end["status"], end["result"]["return_mean"]) == ("COMPLETED", "nan")
 
 
 def test_what_set_up_refuses_is_one_message(

@@ -66,6 +66,7 @@ def record_with_both(database: Any, runs: Path, *, fails: bool = False) -> Path:
         _sacred.run(
             acppo.SCRIPT,
             config,
+            argv=["acppo"],
             spool=spool,
             options={"--comment": "c", "--name": "acppo"},
             main=main,

@@ -37,9 +37,13 @@ def test_nothing_is_lost_and_nothing_doubled(
         raise outcome
     assert outcome.written > 100
     assert (outcome.found, outcome.doubled) == (outcome.written, 0)
-    expected = ("DEAD", -9) if name == "run_killed" else ("PREEMPTED", 143)
-    assert (outcome.status, outcome.exit_code) == expected
-    assert "Traceback" not in outcome.output
+    expected = {"run_killed": ("DEAD", -9), "rank_killed": ("FAILED", 137)}
+    assert (outcome.status, outcome.exit_code) == expected.get(name, ("PREEMPTED", 143))
+    if name == "rank_killed":
+        assert "process 1 of 2 on" in outcome.output
+        assert "was killed by signal 9" in outcome.output
+    else:
+        assert "Traceback" not in outcome.output
 
 
 def test_an_outage_is_said_once_and_its_end_as_well(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -11,10 +12,10 @@ import pytest
 from experiments import _rundir, cli
 from experiments.tracking import mirrors
 from experiments.tracking.follower import Follower
-from experiments.tracking.mirrors import Mirror, RecorderCopy, tensorboard_copy
+from experiments.tracking.mirrors import Mirror, WriterCopy, tensorboard_copy
 from experiments.tracking.spool import open_spool
 from marlcore.config_errors import parse_config
-from marlcore.recording import MemoryRecorder
+from marlcore.recording import Record
 
 
 @pytest.fixture
@@ -40,6 +41,27 @@ def record(path: Path, steps: range, *, resumed_at: int = 0) -> None:
         recorder.record({"rollout/return_mean": step / 2}, step=step)
     recorder.close()
     spool.close()
+
+
+class MemoryWriter:
+    """Keeps what it is handed; fails at those steps, once each."""
+
+    def __init__(self, *fails_at: int) -> None:
+        self.records: list[tuple[int, dict[str, float]]] = []
+        self.artifacts: list[Path] = []
+        self.fails_at = list(fails_at)
+
+    def write(self, record: Record) -> None:
+        if record.step in self.fails_at:
+            self.fails_at.remove(record.step)
+            raise ConnectionError
+        self.records.append((record.step, record.metrics))
+
+    def add_artifact(self, path: Path) -> None:
+        self.artifacts.append(path)
+
+    def close(self) -> None:
+        pass
 
 
 class Failing:
@@ -103,8 +125,8 @@ def test_what_hangs_is_not_waited_for(
 
 def test_a_recorder_is_handed_every_record_and_artifact_once(runs: Path) -> None:
     path = make(runs)
-    memory = MemoryRecorder()
-    copy = RecorderCopy(path, memory)
+    memory = MemoryWriter()
+    copy = WriterCopy(path, memory)
     copy.step()
     copy.step()
     record(path, range(11, 13))
@@ -118,12 +140,24 @@ def test_a_recorder_is_handed_every_record_and_artifact_once(runs: Path) -> None
     assert memory.artifacts == [path / "video.mp4"]
 
 
+def test_what_a_tool_did_not_take_is_handed_over_again(runs: Path) -> None:
+    path = make(runs)
+    writer = MemoryWriter(3, 7)
+    copy = WriterCopy(path, writer, "wandb_records")
+    for handed in (2, 6):
+        with pytest.raises(ConnectionError):
+            copy.step()
+        assert json.loads((path / "replica.json").read_text())["wandb_records"] == handed
+    copy.step()
+    assert [step for step, _ in writer.records] == list(range(1, 11))
+
+
 def test_a_tool_that_keeps_what_it_got_is_handed_the_rest(runs: Path) -> None:
     path = make(runs)
-    RecorderCopy(path, MemoryRecorder(), "wandb_records").step()
+    WriterCopy(path, MemoryWriter(), "wandb_records").step()
     record(path, range(8, 12), resumed_at=7)
-    memory = MemoryRecorder()
-    RecorderCopy(path, memory, "wandb_records").step()
+    memory = MemoryWriter()
+    WriterCopy(path, memory, "wandb_records").step()
     assert [step for step, _ in memory.records] == [8, 9, 10, 11]
 
 
@@ -177,6 +211,7 @@ def test_a_process_that_mirrors_and_is_killed_is_replaced(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("experiments.tracking.follower.EVERY_S", 0.05)
+    monkeypatch.setattr("experiments.tracking.follower._PAUSE_S", 0.05)
     path = make(runs)
     config = parse_config({"algorithm": {"name": "acppo"}, "logging": {"tensorboard": True}})
     follower = Follower(path, config.model_dump(mode="json"), config.logging)

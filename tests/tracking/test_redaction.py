@@ -24,6 +24,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MARL_MONGO_URI", "mongodb://user:p%40ss-canary@host:1/db")
     monkeypatch.setenv("WANDB_API_KEY", "wandb-canary-0123456789")
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "token-canary")
+    monkeypatch.setenv("DB_PASS2", "quo'te\\canary")
+    monkeypatch.setenv("DATABASE_URL", "postgres://me:spaced+canary@host/db")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "disabled")
     monkeypatch.setenv("AWS_TOKEN_FILE", "/home/me/token")
 
@@ -36,6 +38,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "mongodb://user:p%40ss-canary@host:1/db",
         "wandb-canary-0123456789",
         "token-canary",
+        "quo'te\\canary",
+        repr("quo'te\\canary"),
+        "spaced canary",
     ],
 )
 def test_a_secret_is_marked(secret: str) -> None:
@@ -59,7 +64,6 @@ def test_plain_data_is_redacted_at_every_depth() -> None:
 
 @given(pieces=st.lists(st.sampled_from(["token-", "canary", "tok", "en-canary", "x", "\n", "t"])))
 def test_a_secret_in_pieces_is_marked(pieces: list[str]) -> None:
-    redaction.register("token-canary")
     stream = RedactedStream()
     output = "".join(stream.feed(piece) for piece in pieces) + stream.rest()
     assert output == "".join(pieces).replace("token-canary", redaction.MARK)
@@ -74,6 +78,9 @@ def test_a_secret_in_pieces_is_marked(pieces: list[str]) -> None:
         ("env.factory_kwargs.x", "token-canary"),
         ("env.factory_kwargs.x", ["a", {"b": "wandb-canary-0123456789"}]),
         ("logging.wandb_project", "http://me:hushhush@host"),
+        ("env.factory_kwargs.x", [{"password": "anything"}]),
+        ("env.factory_kwargs.credentials.value", "anything"),
+        ("env.factory_kwargs.x", "redis://:hushhush@host"),
     ],
 )
 def test_a_configuration_with_a_secret_is_refused_without_repeating_it(
@@ -87,6 +94,7 @@ def test_a_configuration_with_a_secret_is_refused_without_repeating_it(
 
 def test_a_configuration_without_secrets_is_taken() -> None:
     refuse_in_config({"seed": 1, "policy.share_policy": True, "env.factory_kwargs.token": None})
+    refuse_in_config({"env.factory_kwargs": {"num_pass": 2, "token_dim": 64}})
 
 
 def test_a_secret_comes_from_a_file_that_nobody_else_reads(

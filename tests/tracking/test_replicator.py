@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,11 @@ import pymongo
 import pytest
 from pymongo import errors
 
-from experiments import _rundir
+from experiments import _rundir, cli
 from experiments.tracking import mongo, server
 from experiments.tracking.replica import is_current
 from experiments.tracking.replicator import Replicator
-from experiments.tracking.spool import NOTES, open_spool
+from experiments.tracking.spool import NOTES, open_spool, read_events
 from marlcore.durable import write_whole
 from marlcore.recording import read_records
 from tests.tracking.proxy import Proxy
@@ -105,7 +106,7 @@ def test_a_repeated_replication_changes_nothing(runs: Path, database: Any) -> No
         replicate(run_dir, target_of(runs))
         assert_same(run_dir, database)
     assert database.runs.count_documents({}) == 1
-    assert is_current(run_dir, str(target_of(runs)))
+    assert is_current(run_dir, target_of(runs).name)
 
 
 def test_runs_are_numbered_as_sacred_numbers_them(runs: Path, database: Any) -> None:
@@ -231,7 +232,7 @@ def test_a_million_points_arrive_in_ten_thousand(runs: Path, database: Any) -> N
 def test_tags_and_notes_go_both_ways(runs: Path, database: Any) -> None:
     run_dir = make_run("r1")
     write_whole(run_dir / NOTES, json.dumps({"tags": ["good"], "notes": "here"}))
-    assert not is_current(run_dir, str(target_of(runs)))
+    assert not is_current(run_dir, target_of(runs).name)
     replicate(run_dir, target_of(runs))
     assert database.runs.find_one()["omniboard"] == {"tags": ["good"], "notes": "here"}
     database.runs.update_one({}, {"$set": {"omniboard": {"tags": ["best"], "notes": "there"}}})
@@ -239,6 +240,104 @@ def test_tags_and_notes_go_both_ways(runs: Path, database: Any) -> None:
     assert json.loads((run_dir / NOTES).read_text()) == {"tags": ["best"], "notes": "there"}
     replicate(run_dir, target_of(runs))
     assert database.runs.find_one()["omniboard"] == {"tags": ["best"], "notes": "there"}
+
+
+def test_what_is_recorded_during_a_step_is_written_by_the_next(
+    runs: Path, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = make_run("r1", ends=False)
+    write = Replicator._write_metrics
+
+    def slow(self: Replicator, *arguments: Any, **options: Any) -> None:
+        write(self, *arguments, **options)
+        monkeypatch.undo()
+        spool = open_spool(run_dir)
+        spool.end("COMPLETED")
+        spool.close()
+
+    monkeypatch.setattr(Replicator, "_write_metrics", slow)
+    replicator = Replicator(run_dir, target_of(runs))
+    replicator.step()
+    assert database.runs.find_one()["status"] == "RUNNING"
+    assert not is_current(run_dir, target_of(runs).name)
+    replicator.step()
+    replicator.close()
+    assert database.runs.find_one()["status"] == "COMPLETED"
+
+
+def test_a_run_that_failed_and_goes_on_has_no_traceback_any_more(runs: Path, database: Any) -> None:
+    run_dir = make_run("r1", ends=False)
+    spool = open_spool(run_dir)
+    spool.end("FAILED", fail_trace=["ValueError: x\n"])
+    spool.close()
+    replicate(run_dir, target_of(runs))
+    assert database.runs.find_one()["fail_trace"] == ["ValueError: x\n"]
+    (start,) = [e for e in read_events(run_dir) if e["event"] == "start"]
+    spool = open_spool(run_dir)
+    spool.start(**{name: start[name] for name in ("sacred", "sources", "provenance")})
+    replicate(run_dir, target_of(runs))
+    run = database.runs.find_one()
+    assert run["status"] == "RUNNING"
+    assert not {"fail_trace", "stop_time"} & set(run)
+    spool.close()
+
+
+def test_a_deleted_document_comes_back_with_its_own_number(runs: Path, database: Any) -> None:
+    first = make_run("r1", ends=False)
+    replicator = Replicator(first, target_of(runs))
+    replicator.step()
+    database.runs.delete_one({"info.run_id": "r1"})
+    second = make_run("r2")
+    replicate(second, target_of(runs))
+    spool = open_spool(first)
+    spool.end("COMPLETED")
+    spool.close()
+    replicator.step()
+    replicator.close()
+    assert {run["info"]["run_id"]: run["_id"] for run in database.runs.find()} == {"r1": 2, "r2": 1}
+    assert_same(first, database)
+    assert_same(second, database)
+
+
+def test_tags_reach_a_new_database(runs: Path, database: Any) -> None:
+    run_dir = make_run("r1")
+    write_whole(run_dir / NOTES, json.dumps({"tags": ["good"], "notes": "keep"}))
+    replicate(run_dir, target_of(runs))
+    database.client.drop_database("sacred")
+    replicate(run_dir, target_of(runs))
+    assert json.loads((run_dir / NOTES).read_text()) == {"tags": ["good"], "notes": "keep"}
+    assert database.runs.find_one()["omniboard"] == {"tags": ["good"], "notes": "keep"}
+    write_whole(run_dir / NOTES, "[")
+    replicate(run_dir, target_of(runs))
+    assert database.runs.find_one()["omniboard"] == {"tags": ["good"], "notes": "keep"}
+
+
+def test_a_run_that_mongodb_alone_has_is_shown_all_the_same(
+    runs: Path, database: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run("r1")
+    (run_dir / "stdout.log").write_text("one\ntwo\n")
+    replicate(run_dir, target_of(runs))
+    shutil.rmtree(run_dir)
+    database.runs.insert_one({"_id": "text", "status": None, "omniboard": 5})
+    database.metrics.insert_one({"run_id": "text", "name": "x", "steps": []})
+    assert cli.main(["runs", "--json"]) == 0
+    listed = {one["id"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (listed["r1"]["status"], listed["r1"]["where"]) == ("COMPLETED", "mongo")
+    assert listed["r1"]["metrics"] == {"a/b": 100.0, "c": -100.0}
+    for words in (
+        ["show", "1"],
+        ["diff", "r1", "text"],
+        ["export", "r1", "-o", "-", "--format", "csv"],
+    ):
+        assert cli.main(words) == 0, words
+    assert "not here; it is in MongoDB as 1" in capsys.readouterr().out
+    assert cli.main(["tail", "r1", "-n", "1"]) == 0
+    assert capsys.readouterr().out == "two\n"
+    assert cli.main(["tag", "r1", "good"]) == 0
+    assert database.runs.find_one({"_id": 1})["omniboard"]["tags"] == ["good"]
+    assert cli.main(["resume", "r1"]) == 2
+    assert "is in MongoDB alone" in capsys.readouterr().err
 
 
 def test_a_run_that_has_not_started_is_left_alone(runs: Path, database: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -123,6 +124,77 @@ def test_an_artifact_from_elsewhere_is_copied(runs: Path, tmp_path: Path) -> Non
         ("evaluation.json", "evaluation.json", "application/json"),
     ]
     assert (path / "artifacts" / "picture.png").read_bytes() == b"png"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_written_by_one_all_the_same(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    path = make()
+    one = open_spool(path)
+    start(one)
+    sign = spool.read_heartbeat(path)
+    assert sign is not None
+    (path / spool.HEARTBEAT).write_text(
+        json.dumps(sign | {"pid": os.getppid(), "process_start": spool.process_start(os.getppid())})
+    )
+    with pytest.raises(ConfigError, match="being written"):
+        open_spool(path)
+    one.end("COMPLETED")
+    open_spool(path).close()
+    one.close()
+
+
+def test_a_spool_that_cannot_be_opened_leaves_nothing_open(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make()
+    open_spool(path).close()
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(spool, "LineFile", pytest.fail)
+    for _ in range(3):
+        with pytest.raises(pytest.fail.Exception):
+            open_spool(path)
+    assert len(os.listdir("/proc/self/fd")) <= before + 3  # the lock, by this test's own doing
+
+
+def test_a_death_is_added_to_the_record_of_a_run_that_nobody_writes(runs: Path) -> None:
+    path = make()
+    one = open_spool(path)
+    start(one)
+    spool.note_death(path, "process 1 of 2 was killed by signal 9")
+    assert [e["event"] for e in read_events(path)] == ["start"]
+    one.close()
+    spool.note_death(path, "process 1 of 2 was killed by signal 9")
+    assert [e["event"] for e in read_events(path)] == ["start", "death", "end"]
+    found = read_view(path)
+    assert (found.status, found.error) == ("FAILED", "process 1 of 2 was killed by signal 9")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "notes.json", "replica.json", "heartbeat", "events.jsonl", "metrics.jsonl"],
+)
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "5", '{"tags": 3, "algorithm": 3, "number": 1}', "\0", '{"event": "start"}'],
+)
+def test_a_damaged_file_stops_no_listing(runs: Path, name: str, text: str) -> None:
+    for run_id in ("good", "bad"):
+        one = open_spool(make(run_id))
+        start(one)
+        one.end("COMPLETED")
+        one.close()
+    (runs / "bad" / name).write_text(text + "\n")
+    for _ in range(2):
+        found = {v.id: v.status for v in list_views(runs)}
+        assert found["good"] == "COMPLETED"
+        assert set(found) == {"good", "bad"}
+    read_series(runs / "bad")
 
 
 def test_events_hold_no_secret(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,7 +222,11 @@ def open_spool(run_dir: Path) -> Spool:
             f"run {run_dir.resolve().name} is being written by {who}; wait until it ends, or stop "
             "it (it saves and can then be resumed)"
         )
-    return patiently(lambda: Spool(run_dir, lock), place=run_dir, what=EVENTS)
+    try:
+        return patiently(lambda: Spool(run_dir, lock), place=run_dir, what=EVENTS)
+    except BaseException:
+        os.close(lock)
+        raise
 
 
 def process_start(pid: int) -> int | None:

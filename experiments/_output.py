@@ -41,7 +41,8 @@ class _Log:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            self._file.append(self._waiting + self._stream.rest().encode("utf-8", "replace"))
+            with suppress(OSError):  # of a run that is ended at once on a full disk
+                self._file.append(self._waiting + self._stream.rest().encode("utf-8", "replace"))
             self._file.close()
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from marlcore import durable
+
 STATUSES = {"SIGINT": "INTERRUPTED", "SIGTERM": "PREEMPTED", "SIGXCPU": "TIMEOUT"}
 
 _TOGETHER_S = {signal.SIGINT: 0.1}
@@ -56,6 +58,7 @@ def exit_code(signum: int) -> int:
 def install() -> Iterator[None]:
     """Handle the signals while the context lasts; only in the main thread of the main process."""
     _requested.clear()
+    durable.set_patience(True)
     numbers = [signal.Signals[name] for name in STATUSES]
     before = {number: signal.signal(number, _handle) for number in numbers}
     try:
@@ -73,4 +76,5 @@ def _handle(number: int, frame: FrameType | None) -> None:
     first, at = _requested[0]
     if received == first and now - at < _TOGETHER_S.get(first, _TOGETHER_OTHERS_S):
         return
+    durable.set_patience(False)
     raise StopAtOnceError(first.name)

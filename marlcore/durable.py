@@ -27,11 +27,17 @@ _NO_SPACE_BYTES = 64 * 1024
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 _paused: list[str] = []
+_impatient = threading.Event()
 
 
 def paused() -> str | None:
     """What this process waits for space to write; None if it does not wait."""
     return _paused[-1] if _paused else None
+
+
+def set_patience(waits: bool) -> None:
+    """Whether `patiently` waits; not in a process that is being ended at once."""
+    (_impatient.clear if waits else _impatient.set)()
 
 
 def patiently(action: Callable[[], _T], *, place: Path, what: str) -> _T:
@@ -51,7 +57,7 @@ def patiently(action: Callable[[], _T], *, place: Path, what: str) -> _T:
         try:
             result = action()
         except Exception as error:
-            if not is_full(error, place):
+            if _impatient.is_set() or not is_full(error, place):
                 raise
             if started is None:
                 started = time.monotonic()
@@ -256,16 +262,25 @@ def unseal(line: str) -> dict[str, object]:
 def read_lines(path: Path) -> tuple[list[dict[str, object]], list[int]]:
     """The whole lines of a file, and the numbers (from 1) of damaged ones that were passed over.
 
-    A last line without its end is being written, or was torn by a kill: it is no damage.
+    A last line without its end is being written, or was torn by a kill: it is no damage. A line
+    without checksum is damaged behind one that has it.
     """
     documents: list[dict[str, object]] = []
     damaged: list[int] = []
+    sealed = False
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 break
             try:
-                documents.append(unseal(line))
+                document = unseal(line)
             except ValueError:
                 damaged.append(number)
+                continue
+            if _SEAL in line:
+                sealed = True
+            elif sealed:
+                damaged.append(number)
+                continue
+            documents.append(document)
     return documents, damaged

@@ -156,6 +156,25 @@ def test_a_full_disk_is_waited_out_and_said(
     assert durable.paused() is None
 
 
+def test_a_process_that_is_being_ended_waits_for_no_disk(tmp_path: Path) -> None:
+    def fails() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    durable.set_patience(False)
+    try:
+        with pytest.raises(OSError, match="No space"):
+            patiently(fails, place=tmp_path, what="x")
+    finally:
+        durable.set_patience(True)
+
+
+def test_a_line_without_checksum_is_damage_behind_one_that_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text('{"n": 0}\n' + seal({"n": 1}) + '{"n": 2}\n')
+    documents, damaged = read_lines(path)
+    assert ([d["n"] for d in documents], damaged) == ([0, 1], [3])
+
+
 def test_other_errors_are_not_waited_for(tmp_path: Path) -> None:
     def fails() -> None:
         raise PermissionError(errno.EACCES, "Permission denied")

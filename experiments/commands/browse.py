@@ -4,14 +4,16 @@
     marl browse --read-only --port 9001
 
 Starts what is missing (the embedded MongoDB unless MARL_MONGO_URI is set, Omniboard, which npm
-installs the first time), brings MongoDB up to the disk, and stops on Ctrl-C what it started. From
-another machine: ssh -L 9000:127.0.0.1:9000 HOST.
+installs the first time), brings MongoDB up to the disk, and stops on Ctrl-C what it started. A run
+that is deleted in the page comes back while its directory is there. From another machine:
+ssh -L 9000:127.0.0.1:9000 HOST.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from experiments import _rundir
 from experiments.commands.sync import sync_all
 from experiments.tracking import mongo, omniboard, server
 from experiments.tracking.read import run_ids
+from experiments.tracking.spool import is_alive, read_heartbeat
 from marlcore.config_errors import ConfigError
 
 _SYNC_EVERY_S = 10.0
@@ -66,11 +69,18 @@ def _keep_up(runs: Path, target: mongo.Target, page: omniboard.Page) -> None:
     print("Omniboard ended by itself; call marl browse again", file=sys.stderr)
 
 
+def _keeps_up(path: Path) -> bool:
+    """Whether a process of this machine writes the run, and so mirrors it."""
+    sign = read_heartbeat(path)
+    return sign is not None and sign["host"] == platform.node() and is_alive(sign)
+
+
 def _sync(runs: Path, target: mongo.Target) -> None:
     from pymongo import errors
 
+    directories = [runs / run_id for run_id in run_ids(runs)]
     try:
-        sync_all([runs / run_id for run_id in run_ids(runs)], target, again=False)
+        sync_all([path for path in directories if not _keeps_up(path)], target, quiet=True)
     except errors.PyMongoError as error:
         print(f"note: {target} does not answer ({type(error).__name__})", file=sys.stderr)
 

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         python = Path(sys.executable)
         if not arguments.these_packages:
             python = reproduction.python_for(source, folder, provenance.packages())
-        print(f"running {one.id} again: {one.name} with {' '.join(words)}", flush=True)
+        print(f"running {one.id} again: {one.name} with {' '.join(words)}", file=sys.stderr)
         again = reproduction.rerun(python, folder, one.name, words, directory.resolve().parent)
     if again is None:
         raise ConfigError("the second run failed; its output is above")

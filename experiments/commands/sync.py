@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(not result.startswith("failed") for result in results.values()) else 1
 
 
-def sync_all(directories: list[Path], target: mongo.Target, *, again: bool) -> dict[str, str]:
+def sync_all(
+    directories: list[Path], target: mongo.Target, *, again: bool = False, quiet: bool = False
+) -> dict[str, str]:
     """Bring MongoDB up to these runs; returns what was done with each."""
     results: dict[str, str] = {}
     present = _present(target)
@@ -74,7 +76,8 @@ def sync_all(directories: list[Path], target: mongo.Target, *, again: bool) -> d
             what = redact(str(error)).splitlines() or [""]
             print(f"{run_id}: {type(error).__name__}: {what[0][:200]}", file=sys.stderr)
         else:
-            print(f"{run_id}: {results[run_id]}", file=sys.stderr)
+            if not quiet:
+                print(f"{run_id}: {results[run_id]}", file=sys.stderr)
     return results
 
 

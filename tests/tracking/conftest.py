@@ -59,7 +59,7 @@ def _write_run(database: Any, run_id: int, **changes: Any) -> int:
     import gridfs
 
     files = gridfs.GridFS(database)
-    source = files.put(b"def main():\n    return 42\n", filename="/work/experiments/mappo.py")
+    source = files.put(b"def main():\n    return 42\n", filename="/code/experiments/mappo.py")
     prefix = f"artifact://runs/{run_id}/"
     artifact = files.put(b"the note of this run\n", filename=prefix + "note.txt")
     empty = files.put(b"", filename=prefix + "empty.txt")
@@ -82,7 +82,7 @@ def _write_run(database: Any, run_id: int, **changes: Any) -> int:
         "host": {"hostname": "node17", "os": ["Linux", "6.1"], "cpu": "x", "gpus": {}},
         "experiment": {
             "name": "mappo",
-            "base_dir": "/work",
+            "base_dir": "/code",
             "mainfile": "experiments/mappo.py",
             "dependencies": ["torch==2.6"],
             "repositories": [],

@@ -53,16 +53,16 @@ class Follower:
             return
         if self._process.stdin is None or self._reader is None:
             return
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+        try:
             self._process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            print("the replica is not complete; later: marl sync", file=sys.stderr)
             self._process.kill()
             self._process.wait()
-        except BrokenPipeError:
-            self._process.wait()
         self._reader.join(1.0)
+        if self._process.returncode:
+            print("what mirrors the run did not end well; later: marl sync", file=sys.stderr)
 
     def _watch(self) -> None:
         while not self._stop.wait(EVERY_S):

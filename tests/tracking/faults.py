@@ -55,7 +55,9 @@ class Run:
     def __init__(self, runs: Path, *words: str, **environment: str) -> None:
         self.runs, self.directory = runs, runs / "r1"
         script = str(ROOT / "experiments" / "acppo.py")
-        settings = ["partition", "training.total_timesteps=100000000", "num_threads=1", *words]
+        settings = ["partition", "num_threads=1", *words]
+        if not any("total_timesteps" in word for word in words):
+            settings.append("training.total_timesteps=100000000")  # until it is stopped
         settings += ["evaluate_every=null"] if not any("evaluate" in w for w in words) else []
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MARL_", "WANDB_"))}
         self.environment = {**kept, "MARL_RUNS_DIR": str(runs), **environment}

@@ -129,7 +129,7 @@ def test_a_full_disk_pauses_a_checkpoint_until_there_is_space(small_disk: Path) 
     resumed = subprocess.run(
         [
             *(sys.executable, "experiments/acppo.py", "with", "resume=r1"),
-            f"training.total_timesteps={800 * run.num_records()}",
+            f"training.total_timesteps={800 * run.num_records() + 1600}",
         ],
         cwd=faults.ROOT,
         env=run.environment,

@@ -1,7 +1,7 @@
 """Files that outlive crashes: checksummed lines, small files written whole, patience.
 
 A process killed at any moment leaves at most one torn line, which readers drop and the next writer
-removes. What was appended is on the disk within about a second (power failure), at once for any
+removes. What was appended is on the disk within a few seconds (power failure), at once for any
 other process (kill -9). A full disk pauses the writer until there is space.
 """
 
@@ -21,7 +21,7 @@ from typing import TypeVar, cast
 
 _T = TypeVar("_T")
 _POLL_S = 1.0
-_SYNC_EVERY_S = 0.5
+_SYNC_EVERY_S = 2.0
 _SEAL = ', "crc32": "'
 _NO_SPACE_BYTES = 64 * 1024
 _encode = json.JSONEncoder(allow_nan=False).encode

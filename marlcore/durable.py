@@ -231,7 +231,11 @@ class LineFile:
 
     def append(self, document: Mapping[str, object]) -> None:
         """Append one line, waiting while the disk is full; other processes see it at once."""
-        self._file.append(seal(document).encode())
+        self._file.append(_sealed(_encode(document)))
+
+    def append_json(self, text: str) -> None:
+        """`append` for a JSON object that is written already."""
+        self._file.append(_sealed(text))
 
     def close(self) -> None:
         """Have everything on the disk and close."""
@@ -240,8 +244,12 @@ class LineFile:
 
 def seal(document: Mapping[str, object]) -> str:
     """A line of JSON that ends with the checksum of what stands before it."""
-    body = _encode(document)[:-1]
-    return f'{body}{_SEAL}{zlib.crc32(body.encode()):08x}"}}\n'
+    return _sealed(_encode(document)).decode()
+
+
+def _sealed(text: str) -> bytes:
+    body = text[:-1].encode()
+    return b'%b, "crc32": "%08x"}\n' % (body, zlib.crc32(body))
 
 
 def unseal(line: str) -> dict[str, object]:

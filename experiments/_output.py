@@ -103,3 +103,10 @@ def log_line(text: str) -> None:
     """Write a line to the copy alone; nothing happens where there is none."""
     if isinstance(sys.stdout, _Tee):
         sys.stdout.log.write(text + "\n")
+
+
+def print_error(error: Exception) -> None:
+    """Say what is refused; further lines of it stand under the first."""
+    first, *others = str(error).splitlines() or [type(error).__name__]
+    lines = ["error: " + first, *("       " + line for line in others)]
+    print("\n".join(lines), file=sys.stderr)

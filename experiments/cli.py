@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType, ModuleType
 
+from experiments._output import print_error
 from experiments.evaluate import Parser
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
@@ -71,10 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ConfigError as error:
-        lines = str(error).splitlines()
-        print(
-            "\n".join(["error: " + lines[0], *("       " + x for x in lines[1:])]), file=sys.stderr
-        )
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         return 130

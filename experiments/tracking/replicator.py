@@ -189,7 +189,6 @@ class Replicator:
 
     def _note_progress(self, number: int, sizes: list[int]) -> None:
         values = {"target": self.target.name, "number": number, "sizes": sizes}
-        values["ended"] = has_ended(self.run_dir)
         update_json(self.run_dir / REPLICA, lambda state: state.update(values))
 
     def _metric_id(self, name: str) -> Any:

@@ -93,8 +93,9 @@ def test_a_configuration_with_a_secret_is_refused_without_repeating_it(
 
 
 def test_a_configuration_without_secrets_is_taken() -> None:
-    refuse_in_config({"seed": 1, "policy.share_policy": True, "env.factory_kwargs.token": None})
-    refuse_in_config({"env.factory_kwargs": {"num_pass": 2, "token_dim": 64}})
+    values = {"seed": 1, "policy.share_policy": True, "env.factory_kwargs.token": None}
+    assert refuse_in_config(values) is None
+    assert refuse_in_config({"env.factory_kwargs": {"num_pass": 2, "token_dim": 64}}) is None
 
 
 def test_a_secret_comes_from_a_file_that_nobody_else_reads(

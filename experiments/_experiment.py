@@ -1,15 +1,15 @@
 """From a script's command line to a finished run: parse, refuse or record, run, report.
 
 Exit codes: 0 done; 1 failed (traceback); 2 refused (one message, nothing made unless set-up failed
-inside the run); 130 and 143 stopped by SIGINT and SIGTERM after saving.
+inside the run); stopped after saving: 130 by SIGINT, 143 by SIGTERM, 140 by SIGUSR2, 152 by a time
+limit.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
-import platform
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,12 +21,14 @@ from experiments._arguments import Arguments, read_arguments
 from experiments._overrides import Resolved, resolve, resolve_resumed
 from experiments._script import Script
 from experiments._words import Words, read_words
-from experiments.tracking import mongo
+from experiments.tracking import failures, mongo
 from experiments.tracking.follower import Follower
 from experiments.tracking.redaction import refuse_in_config
-from experiments.tracking.spool import Spool, open_spool
+from experiments.tracking.spool import JOB, Spool, open_spool, read_events, read_json
 from experiments.tracking.view import flat
+from marlcore.config import ExperimentConfig
 from marlcore.config_errors import ConfigError
+from marlcore.rendezvous import place
 
 _OUT_OF_MEMORY = (
     "the GPU's memory ran out; go on from the last checkpoint (resume=RUN) with "
@@ -34,11 +36,17 @@ _OUT_OF_MEMORY = (
     "policy.lora_layers or a smaller policy.lora_rank (docs/OPENVLA.md)"
 )
 
+_DONE = ("completed", "success")
+"""Reasons of training to end after which nothing is left to do."""
+
 __all__ = ["Script", "commandline"]
 
 
-def commandline(script: Script, argv: Sequence[str]) -> int:
-    """Do what the command line (without the program's name) asks; returns the exit code."""
+def commandline(script: Script, argv: Sequence[str], *, wait_s: float = 0.0) -> int:
+    """Do what the command line (without the program's name) asks; returns the exit code.
+
+    A run that another process writes is waited for so long, then refused.
+    """
     try:
         arguments = read_arguments(argv)
         if arguments.command == "help":
@@ -55,15 +63,27 @@ def commandline(script: Script, argv: Sequence[str]) -> int:
             return 0
         if _launch.is_wanted(resolved.config):
             return _launch_all(script, arguments, words, resolved, argv)
-        return _start(script, arguments, words, resolved, [script.name, *argv])
+        return _start(script, arguments, words, resolved, [script.name, *argv], wait_s)
     except ConfigError as error:
         _output.print_error(error)
         return 2
     except KeyboardInterrupt:
-        return _stop.exit_code(signal.SIGINT)
+        return _stop.exit_code("SIGINT")
     except BrokenPipeError:  # `--help | head`
         sys.stderr.close()
         return 1
+
+
+def check_resumed_words(name: str, run_dir: Path, words: Sequence[str]) -> None:
+    """Refuse settings that a run of the script called `name` does not take when it goes on.
+
+    Raises:
+        ConfigError: they change what is computed, or ask for fewer env steps than there are.
+    """
+    script: Script = importlib.import_module(f"experiments.{name}").SCRIPT
+    resume = [f"resume={run_dir}", *words]
+    resolved = _resolve(script, read_words(resume, script.named))
+    _refuse_fewer_steps(resolved, _rundir.find_start(str(run_dir)))
 
 
 def _launch_all(
@@ -72,14 +92,35 @@ def _launch_all(
     """Refuse what the first process would refuse, then start all of them."""
     num_processes = resolved.config.training.num_gpus
     assert num_processes is not None
+    command = [sys.executable, sys.argv[0]]
     if words.resume is not None:
-        return _launch.launch(num_processes, argv, _rundir.find_run(words.resume))
+        run_dir = _rundir.find_run(words.resume)
+        return _launch.launch(num_processes, [*command, *argv], run_dir)
     run_id = arguments.options.get("--id")
     if run_id is None:  # all of them, and the launcher, know the run then
         run_id = _rundir.new_id(script.name)
-        argv = ["--id", run_id, *argv]
+        command += ["--id", run_id]
     _rundir.check_id(run_id)
-    return _launch.launch(num_processes, argv, _rundir.runs_dir() / run_id)
+    return _launch.launch(num_processes, [*command, *argv], _rundir.runs_dir() / run_id)
+
+
+def resolve_command(script: Script, argv: Sequence[str]) -> ExperimentConfig:
+    """The configuration that a command line means, for those who start it elsewhere.
+
+    Raises:
+        ConfigError: it would be refused here, too.
+    """
+    words = read_words(read_arguments(argv).words, script.named)
+    if words.resume is not None:
+        raise ConfigError(f"resume={words.resume}: go on with that run by marl jobs resume")
+    resolved = _resolve(script, words)
+    refuse_in_config(flat(resolved.config.model_dump(mode="json")))
+    if resolved.config.training.num_gpus is not None:
+        raise ConfigError(
+            "training.num_gpus is of one machine; here nodes and processes come from the preset, "
+            "--nodes, --gpus-per-node and --tasks-per-node, or from --local N"
+        )
+    return resolved.config
 
 
 def _resolve(script: Script, words: Words) -> Resolved:
@@ -91,7 +132,12 @@ def _resolve(script: Script, words: Words) -> Resolved:
 
 
 def _start(
-    script: Script, arguments: Arguments, words: Words, resolved: Resolved, argv: Sequence[str]
+    script: Script,
+    arguments: Arguments,
+    words: Words,
+    resolved: Resolved,
+    argv: Sequence[str],
+    wait_s: float,
 ) -> int:
     """Make or find the run directory and train in it."""
     _launch.end_with_launcher()
@@ -104,10 +150,11 @@ def _start(
         raise ConfigError("--id names a new run; a resumed run keeps its id")
     checkpoint = None
     if resume is not None:
-        checkpoint = _rundir.find_checkpoint(resume)
+        checkpoint = _rundir.find_start(resume)
         _refuse_fewer_steps(resolved, checkpoint)
-    if int(os.environ.get("RANK", "0")) > 0:
-        return _follow(resolved, checkpoint)
+    if place().rank > 0:
+        named = run_id and _rundir.runs_dir() / run_id
+        return _follow(resolved, checkpoint, _rundir.find_run(resume) if resume else named or None)
     if run_id is not None:
         _rundir.check_id(run_id)
     mongo.target(_rundir.runs_dir())  # refuses a URI that is none
@@ -115,8 +162,9 @@ def _start(
         run_dir = _rundir.create(script.name, values, run_id)
     else:
         run_dir = _rundir.find_run(resume).resolve()
+        argv = _submitted(run_dir) or argv
     with (
-        contextlib.closing(open_spool(run_dir)) as spool,
+        contextlib.closing(open_spool(run_dir, wait_s=wait_s)) as spool,
         _output.copied_to(run_dir / _rundir.OUTPUT),
         _stop.install(),
     ):
@@ -127,9 +175,16 @@ def _start(
             follower.close()
 
 
-def _refuse_fewer_steps(resolved: Resolved, checkpoint: Path) -> None:
+def _submitted(run_dir: Path) -> list[str]:
+    """The command line that submitted a run, if this is its first start."""
+    argv = read_json(run_dir / JOB, {}).get("argv")
+    has_started = any(event["event"] == "start" for event in read_events(run_dir))
+    return argv if isinstance(argv, list) and not has_started else []
+
+
+def _refuse_fewer_steps(resolved: Resolved, checkpoint: Path | None) -> None:
     wanted = resolved.config.training.total_timesteps
-    done = checkpoint.name.removeprefix("checkpoint_")
+    done = checkpoint.name.removeprefix("checkpoint_") if checkpoint else ""
     given = "training.total_timesteps" in resolved.given
     if given and done.isdecimal() and wanted <= int(done):
         raise ConfigError(
@@ -138,22 +193,26 @@ def _refuse_fewer_steps(resolved: Resolved, checkpoint: Path) -> None:
         )
 
 
-def _follow(resolved: Resolved, checkpoint: Path | None) -> int:
-    """Train as one of torchrun's further processes: the first one alone records."""
+def _follow(resolved: Resolved, checkpoint: Path | None, run_dir: Path | None) -> int:
+    """Train as one of the further processes: the first one alone records."""
     from experiments import _run
 
-    nowhere = Path(os.devnull) if checkpoint is None else checkpoint.parent
+    nowhere = run_dir or Path(os.devnull)
     try:
         with _stop.install():
-            _run.run(resolved.config, run_dir=nowhere, spool=None, resume_from=checkpoint)
+            result = _run.run(resolved.config, run_dir=nowhere, spool=None, resume_from=checkpoint)
+    except _stop.StopAtOnceError as stop:
+        return _stop.exit_code(stop.reason)
     except ValueError as error:  # the first process says the same, with its traceback on record
         _output.print_error(error)
         return 2
     except Exception as error:
-        rank, size = os.environ["RANK"], os.environ.get("WORLD_SIZE", "?")
-        print(f"process {rank} of {size} on {platform.node()} failed:", file=sys.stderr)
+        what = f"{place()} failed:"
+        print(what, file=sys.stderr)
+        if run_dir is not None:
+            failures.note(run_dir, place().rank, what, traceback.format_exception(error))
         return _failed(error)
-    return 0
+    return 0 if result["reason"] in _DONE else _stop.exit_code(result["reason"])
 
 
 def _train(
@@ -172,9 +231,8 @@ def _train(
 
         def main(_: Any) -> dict[str, Any]:
             result = _run.run(resolved.config, run_dir=run_dir, spool=spool, resume_from=checkpoint)
-            stop = _stop.stop_requested()
-            if result.get("reason") not in ("completed", "success"):
-                raise _stop.StopRequested(stop or "SIGTERM")  # it may have come to another rank
+            if result["reason"] not in _DONE:
+                raise _stop.StopRequested(result["reason"])
             return {k: str(v) if isinstance(v, Path) else v for k, v in result.items()}
 
         config = resolved.config.model_dump(mode="json")
@@ -204,15 +262,13 @@ def _failed(error: Exception) -> int:
 
 
 def _stopped(script: Script, run_dir: Path, stop: KeyboardInterrupt) -> int:
-    name = _stop.stop_requested() or "SIGINT"
     saved = isinstance(stop, _stop.StopRequested)
+    name = stop.reason if isinstance(stop, _stop.Stop) else "SIGINT"
     how = "after saving a checkpoint" if saved else "at once: what follows the last one is lost"
     print(f"stopped by {name} {how}", file=sys.stderr)
-    if _rundir.checkpoints(run_dir):
-        print(f"resume with: {_resume_command(script, run_dir)}", file=sys.stderr)
-    else:
-        print("there is no checkpoint to resume from", file=sys.stderr)
-    return _stop.exit_code(signal.Signals[name])
+    begins = "" if _rundir.checkpoints(run_dir) else " (from the beginning: nothing is saved yet)"
+    print(f"resume with: {_resume_command(script, run_dir)}{begins}", file=sys.stderr)
+    return _stop.exit_code(name)
 
 
 def _resume_command(script: Script, run_dir: Path) -> str:

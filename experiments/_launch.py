@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from experiments import _stop
 from experiments.tracking.spool import note_death
 from marlcore.config import ExperimentConfig
 from marlcore.config_errors import ConfigError
+from marlcore.rendezvous import place
 
 _LAUNCHER = "MARL_LAUNCHER"
 _PATIENCE_S = 30.0
@@ -36,12 +36,12 @@ def is_wanted(config: ExperimentConfig) -> bool:
     wanted = config.training.num_gpus
     if wanted is None:
         return False
-    if "WORLD_SIZE" in os.environ:
-        started = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        if started != wanted:
+    here = place()
+    if here.launcher:
+        if here.local_size != wanted:
             raise ConfigError(
-                f"training.num_gpus={wanted}, but the launcher started {started} processes on "
-                "this machine; leave training.num_gpus out under torchrun or Slurm"
+                f"training.num_gpus={wanted}, but {here.launcher} started {here.local_size} "
+                "processes on this machine; leave training.num_gpus out under torchrun or Slurm"
             )
         return False
     device = config.training.device
@@ -50,8 +50,8 @@ def is_wanted(config: ExperimentConfig) -> bool:
     return wanted > 1
 
 
-def launch(num_processes: int, argv: Sequence[str], run_dir: Path) -> int:
-    """Run this command in `num_processes` processes; return the exit code of the first to fail.
+def launch(num_processes: int, command: Sequence[str], run_dir: Path) -> int:
+    """Run a command in `num_processes` processes; return the exit code of the first to fail.
 
     Which process died first is said, and kept in the record of the run in `run_dir`.
     """
@@ -62,7 +62,6 @@ def launch(num_processes: int, argv: Sequence[str], run_dir: Path) -> int:
         for rank in range(num_processes):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **counts, **address}
             own[_LAUNCHER] = str(os.getpid())
-            command = [sys.executable, sys.argv[0], *argv]
             processes.append(subprocess.Popen(command, env={**os.environ, **own}))
         code, death = _wait(processes)
     if death is not None and run_dir.is_dir():
@@ -98,7 +97,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int, str | None
                 process.kill()
         if are_left:
             time.sleep(0.1)
-    return (_stop.exit_code(-failed) if failed < 0 else failed), death
+    return (128 - failed if failed < 0 else failed), death
 
 
 def _describe_death(rank: int, num_processes: int, code: int) -> str:

@@ -21,6 +21,7 @@ ALLOWED_ON_RESUME = (
     "policy.activation_checkpointing",
     "policy.feature_memory_gib",
     "policy.feature_folder",
+    "distributed.",
     "logging.",
 )
 """Keys that change nothing of what was computed; a name that ends in a dot is a whole section.

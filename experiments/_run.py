@@ -1,24 +1,25 @@
-"""From a typed configuration to objects, to a trained policy; shared by the scripts."""
+"""One run: trained, evaluated, filmed; shared by the scripts."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
 import sys
-from contextlib import ExitStack
+import time
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments._rundir import read_config, write_config
-from experiments._stop import stop_requested
+from experiments import _stop
+from experiments._build import build_trainer, choose_device, make_environments
+from experiments._evaluation import evaluate_run
+from experiments._rundir import write_config
 from experiments.recorders import make_recorder
 from experiments.tracking.spool import Spool
 from marlcore import distributed
-from marlcore.algorithms import PPOUpdater, build_algorithm
 from marlcore.checkpoint import (
     CheckpointStore,
     TrainState,
@@ -27,57 +28,15 @@ from marlcore.checkpoint import (
     numbered_checkpoints,
     saved_at,
 )
-from marlcore.collector import Collector
-from marlcore.config import ExperimentConfig, OpenVLAConfig
-from marlcore.config_errors import parse_config
-from marlcore.durable import patiently, write_whole
-from marlcore.envs import EnvSpec, VectorEnv, make_vector_env
-from marlcore.evaluation import EvaluationResult, evaluate, record_video
-from marlcore.policies.build import PolicyNeeds, build_policy
-from marlcore.policies.layout import Kept
-from marlcore.policies.protocol import Policy
+from marlcore.config import ExperimentConfig
+from marlcore.durable import write_whole
+from marlcore.evaluation import EvaluationStoppedError
 from marlcore.recording import MemoryRecorder, Recorder
-from marlcore.rng import NoiseSource, make_generator
-from marlcore.trainer import Outcome, Trainer
+from marlcore.rendezvous import place
+from marlcore.trainer import Outcome
 
-EVALUATION_SEED_OFFSET = 1_000_003
-"""Evaluated episodes are none of those trained on: their environments have another seed."""
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the torch device of `training.device`.
-
-    Raises:
-        ValueError: if that GPU does not exist here.
-    """
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-        return device
-    if name == "auto":
-        return torch.device("cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"training.device={name}: this machine has {torch.cuda.device_count()} GPUs that torch "
-            "can use; take training.device=cpu or auto"
-        )
-    return device
-
-
-def make_environments(config: ExperimentConfig, *, seed: int, num_envs: int) -> VectorEnv:
-    """Make the vector environment of a run, or of an evaluation with another seed."""
-    num_workers = config.training.num_workers
-    if num_workers is None:
-        num_workers = 0 if config.env.kind in ("fake", "game") else len(os.sched_getaffinity(0))
-    return make_vector_env(
-        config.env,
-        num_envs=num_envs,
-        num_workers=num_workers,
-        seed=seed,
-        first_index=distributed.rank() * num_envs,
-        worker_timeout_s=config.training.worker_timeout_s,
-    )
+_VISIBLE_S = 30.0
+"""File systems of networks show a new directory with a delay."""
 
 
 def run(
@@ -102,7 +61,7 @@ def run(
     if training.num_threads is not None:
         torch.set_num_threads(training.num_threads)
     device = choose_device(training.device)
-    with distributed.process_group(device), ExitStack() as stack:
+    with _process_group(config, device), ExitStack() as stack:
         env = make_environments(config, seed=config.seed, num_envs=training.num_envs)
         stack.callback(env.close)
         store = CheckpointStore(run_dir, keep=training.keep_checkpoints)
@@ -112,8 +71,9 @@ def run(
         if distributed.is_main():
             print("\n".join(trainer.policy.notes), end="\n" if trainer.policy.notes else "")
         state, saved = None, None
+        resume_from = distributed.from_main(resume_from)
         if resume_from is not None:
-            state, saved = _load(run_dir, resume_from, device)
+            state, saved = _load(resume_from, device)
             trainer.restore(state)
         if spool is not None:  # nothing of the record is touched before the run can go on
             write_config(run_dir, config.model_dump(mode="json"))
@@ -140,99 +100,70 @@ def run(
     return result
 
 
-def kept_in_a_rollout(config: ExperimentConfig) -> Kept:
-    """Return how many observations a rollout holds: decisions, ends of episodes, history."""
-    env, training = config.env, config.training
-    executed = env.executed_length or env.num_actions_chunk
-    steps = training.num_steps_per_rollout
-    ends = -(-steps * executed // env.max_episode_steps) + 1
-    observations = training.num_envs * (steps + ends + env.history_length)
-    return Kept(observations, training.num_envs)
-
-
-def build_trainer(
-    config: ExperimentConfig,
-    *,
-    env: VectorEnv,
-    device: torch.device,
-    recorder: Recorder,
-    store: CheckpointStore | None,
-) -> Trainer:
-    """Put together what trains `config` in `env`; the policy is built here, on `device`."""
-    training = config.training
-    algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
-    actions, shuffle = (make_generator(config.seed, name) for name in ("actions", "minibatches"))
-    kept = kept_in_a_rollout(config)
-    policy = _policy(config, env.spec, algorithm.needs, shuffle, device, kept)
-    return Trainer(
-        config=training,
-        policy=policy,
-        algorithm=algorithm,
-        updater=PPOUpdater(policy, config.algorithm, shuffle=shuffle),
-        env=env,
-        collector=Collector(
-            env,
-            num_steps=training.num_steps_per_rollout,
-            noise=NoiseSource(actions),
-            device=device,
-        ),
-        generators={"actions": actions, "minibatches": shuffle},
-        recorder=recorder,
-        store=store,
-        evaluate=lambda policy: _evaluate(
-            config, policy, training.num_eval_episodes, config.seed, True, device
-        ),
-        stop_requested=stop_requested,
+def _process_group(config: ExperimentConfig, device: torch.device) -> AbstractContextManager[None]:
+    os.environ.update(distributed.settings(config.distributed))
+    return distributed.process_group(
+        device,
+        connect_timeout_s=config.distributed.connect_timeout_s,
+        collective_timeout_s=config.distributed.collective_timeout_s,
     )
 
 
-def _policy(
-    config: ExperimentConfig,
-    spec: EnvSpec,
-    needs: PolicyNeeds,
-    shuffle: torch.Generator,
-    device: torch.device,
-    kept: Kept,
-) -> Policy:
-    return build_policy(
-        config.policy,
-        spec,
-        needs,
-        initialisation=make_generator(config.seed, "initialisation"),
-        shuffle=shuffle,
-        device=device,
-        kept=kept,
-    )
+def _load(wanted: Path, device: torch.device) -> tuple[TrainState, float | None]:
+    """The wanted checkpoint, or loudly the newest whole one before it; and when it was saved.
 
-
-def _load(run_dir: Path, wanted: Path, device: torch.device) -> tuple[TrainState, float | None]:
-    """The wanted checkpoint, or loudly the newest whole one before it; and when it was saved."""
-    candidates = numbered_checkpoints(run_dir)
-    if wanted in candidates:
-        candidates = candidates[candidates.index(wanted) :]
-    else:
-        candidates = [wanted, *candidates]
-    path, state, faults = load_first_good(candidates, device)
-    for fault in faults:
-        print(f"WARNING: damaged checkpoint passed over: {fault}", file=sys.stderr)
-    if faults:
-        print(f"WARNING: going on from {path} instead", file=sys.stderr)
+    The first process chooses: others may see another state of a network's file system.
+    """
+    path, state = wanted, None
+    if distributed.is_main():
+        candidates = numbered_checkpoints(wanted.parent)
+        if wanted in candidates:
+            candidates = candidates[candidates.index(wanted) :]
+        else:
+            candidates = [wanted, *candidates]
+        path, state, faults = load_first_good(candidates, device)
+        for fault in faults:
+            print(f"WARNING: damaged checkpoint passed over: {fault}", file=sys.stderr)
+        if faults:
+            print(f"WARNING: going on from {path} instead", file=sys.stderr)
+    path = distributed.from_main(path)
+    if state is None:
+        _wait_for(path)
+        state = load_checkpoint(path, device)
     return state, saved_at(path)
+
+
+def _wait_for(path: Path) -> None:
+    """Wait until this process sees what the first one has chosen."""
+    deadline = time.monotonic() + _VISIBLE_S
+    while not path.is_dir():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{place()} does not see {path}, which the first process goes on from; the runs "
+                "must lie on a file system that all nodes share (MARL_RUNS_DIR says where they are)"
+            )
+        time.sleep(0.2)
 
 
 def _final_evaluation(
     config: ExperimentConfig, run_dir: Path, recorder: Recorder, outcome: Outcome
 ) -> dict[str, Any]:
-    """Evaluate and film the last policy, and keep both with the run."""
+    """Evaluate and film the last policy, and keep both with the run.
+
+    If a signal stops it, the resumed run, which has nothing else to do, does it again.
+    """
     video = run_dir / "video.mp4" if config.logging.video else None
     print(f"evaluating {config.training.num_eval_episodes} episodes", flush=True)
-    result = evaluate_run(
-        numbered_checkpoints(run_dir)[0],
-        num_episodes=config.training.num_eval_episodes,
-        seed=config.seed,
-        deterministic=True,
-        video=video,
-    )
+    try:
+        result = evaluate_run(
+            numbered_checkpoints(run_dir)[0],
+            num_episodes=config.training.num_eval_episodes,
+            seed=config.seed,
+            deterministic=True,
+            video=video,
+        )
+    except EvaluationStoppedError:
+        return {"reason": _stop.stop_requested()}
     path = run_dir / "evaluation.json"
     write_whole(path, json.dumps(result, indent=1))
     recorder.record(result["metrics"], step=outcome.progress.env_steps)
@@ -240,139 +171,6 @@ def _final_evaluation(
     if video is not None:
         recorder.add_artifact(video)
     return result
-
-
-def evaluate_run(
-    checkpoint: Path,
-    *,
-    num_episodes: int,
-    seed: int,
-    deterministic: bool,
-    video: Path | None,
-) -> dict[str, Any]:
-    """Evaluate the policy of a checkpoint on fresh episodes; optionally film one.
-
-    The configuration is the run's own (config.json beside the checkpoint).
-
-    Raises:
-        ValueError: if the checkpoint is damaged.
-    """
-    config, device = _settings_of(checkpoint)
-    num_envs = min(config.training.num_envs, num_episodes)
-    noise = None if deterministic else NoiseSource(make_generator(seed, "evaluation"))
-    env = make_environments(config, seed=seed + EVALUATION_SEED_OFFSET, num_envs=num_envs)
-    with contextlib.closing(env):
-        policy, state = load_policy(checkpoint, env)
-        outcome = evaluate(policy, env, num_episodes=num_episodes, noise=noise, device=device)
-    if video is not None:
-        print(f"filming an episode to {video}", flush=True)
-        patiently(
-            lambda: _film(config, policy, video, seed=seed, device=device),
-            place=video,
-            what=str(video),
-        )
-    return {
-        **_describe_evaluation(outcome),
-        "env_steps": state.progress["env_steps"],
-        "deterministic": deterministic,
-        "seed": seed,
-        "checkpoint": str(checkpoint),
-        "video": None if video is None else str(video),
-    }
-
-
-def _settings_of(checkpoint: Path) -> tuple[ExperimentConfig, torch.device]:
-    """The configuration of a checkpoint's run, applied to this process, and where it runs here."""
-    config = parse_config(read_config(checkpoint.parent))
-    if config.training.num_threads is not None:
-        torch.set_num_threads(config.training.num_threads)
-    return config, choose_device(config.training.device)
-
-
-def load_policy(checkpoint: Path, env: VectorEnv) -> tuple[Policy, TrainState]:
-    """Return the policy of a checkpoint, to act in `env`.
-
-    Raises:
-        ValueError: if the checkpoint is damaged.
-    """
-    config, device = _settings_of(checkpoint)
-    state = load_checkpoint(checkpoint, device)
-    algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
-    kept = Kept(env.num_envs * (config.env.history_length + 1), env.num_envs)
-    policy = _policy(config, env.spec, algorithm.needs, torch.Generator(), device, kept)
-    policy.load_state_dict(state.policy, strict=True)
-    return policy, state
-
-
-def export_run(checkpoint: Path, folder: Path, *, merge: bool) -> list[Path]:
-    """Write the OpenVLA actors of a checkpoint in OpenVLA-OFT's layout; return the folders.
-
-    Raises:
-        ValueError: if the run has other actors, or the folder holds something.
-    """
-    config, _ = _settings_of(checkpoint)
-    if not isinstance(config.policy, OpenVLAConfig):
-        raise ValueError(
-            f"{checkpoint} is of policy.kind={config.policy.kind}; only openvla has a layout to "
-            "write, others are in the checkpoint's policy.safetensors"
-        )
-    from marlcore.policies import openvla
-
-    env = make_environments(config, seed=config.seed, num_envs=1)
-    with contextlib.closing(env):
-        policy, state = load_policy(checkpoint, env)
-    assert isinstance(policy, openvla.MultiAgentVLAPolicy)
-    name = config.policy.pretrained_checkpoint
-    with openvla.pretrained(name, env.spec) as folder_of_backbone:
-        return openvla.export_actors(
-            policy.actors,
-            folder,
-            num_steps=int(str(state.progress["env_steps"])),
-            source=openvla.open_checkpoint(folder_of_backbone) if merge else None,
-        )
-
-
-def _describe_evaluation(outcome: EvaluationResult) -> dict[str, Any]:
-    metrics = outcome.metrics()
-    has_success = outcome.episodes[0].success is not None
-    return {
-        "metrics": metrics,
-        "return_mean": metrics["eval/return_mean"],
-        "return_std": metrics["eval/return_std"],
-        "length_mean": metrics["eval/episode_length_mean"],
-        "num_episodes": len(outcome.episodes),
-        "num_successes": sum(bool(e.success) for e in outcome.episodes) if has_success else None,
-        "num_held": sum(bool(e.success_held) for e in outcome.episodes) if has_success else None,
-    }
-
-
-def _evaluate(
-    config: ExperimentConfig,
-    policy: Policy,
-    num_episodes: int,
-    seed: int,
-    deterministic: bool,
-    device: torch.device,
-) -> EvaluationResult:
-    noise = None if deterministic else NoiseSource(make_generator(seed, "evaluation"))
-    num_envs = min(config.training.num_envs, num_episodes)
-    env = make_environments(config, seed=seed + EVALUATION_SEED_OFFSET, num_envs=num_envs)
-    with contextlib.closing(env):
-        return evaluate(policy, env, num_episodes=num_episodes, noise=noise, device=device)
-
-
-def _film(
-    config: ExperimentConfig, policy: Policy, path: Path, *, seed: int, device: torch.device
-) -> None:
-    env = make_vector_env(
-        config.env,
-        num_envs=1,
-        num_workers=0,
-        seed=seed + EVALUATION_SEED_OFFSET,
-        worker_timeout_s=config.training.worker_timeout_s,
-    )
-    with contextlib.closing(env):
-        record_video(policy, env, path, device=device)
 
 
 def _describe(outcome: Outcome, run_dir: Path) -> dict[str, Any]:

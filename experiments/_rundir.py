@@ -144,6 +144,16 @@ def is_checkpoint(path: Path) -> bool:
     return os.path.isdir(path) and (name == BEST or _CHECKPOINT.fullmatch(name) is not None)
 
 
+def find_start(text: str) -> Path | None:
+    """The checkpoint from which a run goes on; None if it has none and begins anew.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    run_dir = find_run(text)
+    return find_checkpoint(text) if is_checkpoint(Path(text)) or checkpoints(run_dir) else None
+
+
 def find_checkpoint(text: str, which: str = "latest") -> Path:
     """The checkpoint of a run: "latest", "best" or its env steps; a checkpoint's path is itself.
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "tag": "put tags on a run, or take them off",
     "resume": "go on with a run from its last checkpoint",
     "reproduce": "run again with the same code, packages and settings, and compare",
+    "jobs": "runs on a Slurm cluster: status, tail, cancel, requeue, resume",
     "sync": "bring MongoDB (or W&B) up to what is on the disk",
     "server": "the embedded MongoDB: start, stop, status",
     "browse": "the runs in the browser, by Omniboard",

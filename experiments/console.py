@@ -185,7 +185,7 @@ def result_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What an evaluation measured, as (label, text); quantities that were not measured are absent.
 
     Args:
-        result: of `_run.run` or `_run.evaluate_run`: return_mean, return_std, num_episodes,
+        result: of `_run.run` or `_evaluation.evaluate_run`: return_mean, return_std, num_episodes,
             num_successes, length_mean, env_steps, checkpoint, video; any may be missing or None.
     """
     rows: list[tuple[str, str]] = []

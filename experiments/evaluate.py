@@ -134,12 +134,12 @@ def main(argv: Sequence[str]) -> int:
 def _evaluate(
     arguments: argparse.Namespace, checkpoint: Path, video: Path | None
 ) -> dict[str, Any]:
-    from experiments import _run
+    from experiments import _evaluation
 
     if video is not None:
         video.parent.mkdir(exist_ok=True)
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
-        result: dict[str, Any] = _run.evaluate_run(
+        result: dict[str, Any] = _evaluation.evaluate_run(
             checkpoint,
             num_episodes=arguments.episodes,
             seed=arguments.seed,

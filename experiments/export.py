@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         arguments = _parser().parse_args(argv)
         checkpoint = find_checkpoint(arguments.run, arguments.checkpoint)
-        from experiments import _run
+        from experiments import _evaluation
 
-        places = _run.export_run(checkpoint, arguments.folder, merge=arguments.merge)
+        places = _evaluation.export_run(checkpoint, arguments.folder, merge=arguments.merge)
     except ValueError as error:  # ConfigError among them
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,12 +1,11 @@
 """One path for one process or many: sums, means and barriers that are the identity when alone.
 
-Processes are those of torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT); gloo on
-CPUs, nccl on GPUs. Nothing else in the library asks which rank it is.
+Which processes there are says marlcore.rendezvous. Nothing else in the library asks which rank it
+is.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,22 +14,71 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import (
+    _set_pg_timeout as set_pg_timeout,  # pyright: ignore[reportPrivateUsage]  # there is no other
+)
+
+from marlcore.config_run import DistributedConfig
+from marlcore.rendezvous import RendezvousError, connect, place
 
 _T = TypeVar("_T")
 
 
 @contextmanager
-def process_group(device: torch.device, *, timeout_s: float = 600.0) -> Generator[None]:
-    """Join the processes that torchrun started; nothing happens where there is one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+def process_group(
+    device: torch.device, *, connect_timeout_s: float = 60.0, collective_timeout_s: float = 600.0
+) -> Generator[None]:
+    """Join the other processes of the run; nothing happens where there is one alone.
+
+    Args:
+        device: where the networks are: gloo connects CPUs, NCCL GPUs.
+        connect_timeout_s: in which all must have found each other.
+        collective_timeout_s: that a process waits for the others later.
+
+    Raises:
+        RendezvousError: they did not find each other.
+    """
+    here = place()
+    if here.world_size == 1:
         yield
         return
+    store = connect(here, timeout_s=connect_timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    try:
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=here.rank,
+            world_size=here.world_size,
+            timeout=timedelta(seconds=connect_timeout_s),
+        )
+        dist.barrier()  # NCCL connects when it is first used
+    except RuntimeError as error:
+        hosts = ", ".join(
+            sorted({store.get(f"host/{rank}").decode() for rank in range(here.world_size)})
+        )
+        raise RendezvousError(
+            f"{here}: the processes on {hosts} have met, but {backend} does not connect them: "
+            f"{(str(error).splitlines() or ['no reason given'])[0]}; every host must reach the "
+            "others by their names; set distributed.socket_interface if they have several networks"
+        ) from error
+    set_pg_timeout(timedelta(seconds=collective_timeout_s))
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def settings(config: DistributedConfig) -> dict[str, str]:
+    """The environment variables of gloo and NCCL that a configuration stands for."""
+    wanted = {
+        "GLOO_SOCKET_IFNAME": config.socket_interface,
+        "NCCL_SOCKET_IFNAME": config.socket_interface,
+        "NCCL_IB_DISABLE": None if config.infiniband is None else str(int(not config.infiniband)),
+        "NCCL_P2P_DISABLE": None if config.p2p is None else str(int(not config.p2p)),
+        "NCCL_DEBUG": config.nccl_debug,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _active() -> bool:
@@ -79,6 +127,15 @@ def gather_objects(value: _T) -> list[_T]:
     values: list[_T | None] = [None] * world_size()
     dist.all_gather_object(values, value)
     return cast(list[_T], values)  # every place is filled now
+
+
+def from_main(value: _T) -> _T:
+    """Return the first process's `value`; the others' are passed over."""
+    if not _active():
+        return value
+    values: list[_T] = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def sum_gradients(module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,6 +18,10 @@ from marlcore.policies.protocol import Policy
 from marlcore.rng import NoiseSource
 from marlcore.statistics import wilson_interval
 from marlcore.types import to_tensors
+
+
+class EvaluationStoppedError(Exception):
+    """A stop was asked for half-way; nothing of the episodes counts."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def evaluate(
     num_episodes: int,
     noise: NoiseSource | None,
     device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> EvaluationResult:
     """Run exactly `num_episodes`, the same number of each environment (give or take one).
 
@@ -57,11 +62,16 @@ def evaluate(
         num_episodes: over all environments.
         noise: samples actions instead.
         device: of the policy.
+        should_stop: asked before every decision.
+
+    Raises:
+        EvaluationStoppedError: it said so.
     """
     quota = [len(range(e, num_episodes, env.num_envs)) for e in range(env.num_envs)]
     finished: list[list[Episode]] = [[] for _ in quota]
     observations = to_tensors(env.reset(), device)
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
+        _go_on_unless(should_stop)
         decision = policy.decide(observations, noise)
         outcome = env.step(_to_numpy(decision.actions))
         observations = to_tensors(outcome.observations, device)
@@ -79,6 +89,7 @@ def record_video(
     device: torch.device,
     max_episodes: int = 3,
     fps: int = 20,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Episode:
     """Film the first environment's episode, its next ones if it fails, and write the last filmed.
 
@@ -86,11 +97,15 @@ def record_video(
 
     Returns:
         The filmed episode.
+
+    Raises:
+        EvaluationStoppedError: `should_stop`, asked before every decision, said so.
     """
     observations = to_tensors(env.reset(), device)
     frames: list[NDArray[np.uint8]] = [env.render(0)]
     filmed = 0
     while True:
+        _go_on_unless(should_stop)
         outcome = env.step(_to_numpy(policy.decide(observations, None).actions))
         observations = to_tensors(outcome.observations, device)
         episode = next((e for e in outcome.episodes if e.env_index == 0), None)
@@ -102,6 +117,11 @@ def record_video(
             _write_video(frames, path, fps)
             return episode
         frames = [env.render(0)]
+
+
+def _go_on_unless(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise EvaluationStoppedError
 
 
 def _write_video(frames: Sequence[NDArray[np.uint8]], path: Path, fps: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -27,10 +29,16 @@ from marlcore.checkpoint import (
 from marlcore.collector import Collection, Collector
 from marlcore.config import TrainingConfig
 from marlcore.envs.protocol import Episode, VectorEnv
-from marlcore.evaluation import EvaluationResult
+from marlcore.evaluation import EvaluationResult, EvaluationStoppedError
 from marlcore.metrics import episode_metrics
 from marlcore.policies.protocol import Policy
 from marlcore.recording import Recorder
+
+TIME_LIMIT = "time limit"
+"""Why training ended if the time that is left is too short for another step."""
+
+_RESERVE, _RESERVE_S = 1.5, 5.0
+"""The next step and checkpoint may take so many times as long as the longest before, and more."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Progress:
     """Seconds of training, earlier attempts included."""
     best_score: tuple[float, float] | None = None
     """(success rate, return) of the best checkpoint."""
+    evaluation_is_due: bool = False
+    """A stop came before the evaluation of this step was done."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Outcome:
 
     progress: Progress
     reason: str
-    """completed, success, or the name of the signal that asked for it."""
+    """completed, success, the name of the signal that asked for it, or TIME_LIMIT."""
     episodes: tuple[Episode, ...]
     """The newest training episodes, `stop_window` of them at most."""
 
@@ -63,6 +73,7 @@ class Trainer:
         generators: every generator of the run by name, for the checkpoint.
         evaluate: runs an evaluation of the policy on environments of its own.
         stop_requested: name of a signal received, if any; asked between updates.
+        time_left: seconds until the process will be ended from outside.
         store: where checkpoints go; None: nowhere.
     """
 
@@ -80,6 +91,7 @@ class Trainer:
         store: CheckpointStore | None,
         evaluate: Callable[[Policy], EvaluationResult],
         stop_requested: Callable[[], str | None],
+        time_left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._config = config
         self.policy, self.algorithm, self.updater = policy, algorithm, updater
@@ -87,12 +99,16 @@ class Trainer:
         self._generators = generators
         self.recorder, self._store = recorder, store
         self._evaluate, self.stop_requested = evaluate, stop_requested
+        self.time_left = time_left
+        self._longest_step_s = self._longest_save_s = 0.0
         self._recent: deque[Episode] = deque(maxlen=config.stop_window)
         self._saved_at = -1
         self.progress = Progress()
 
     def train(self) -> Outcome:
         """Train until the env steps are used up, the success rate is reached or a signal came."""
+        if self.progress.evaluation_is_due:
+            self._record_evaluation()
         while (reason := self._reason_to_end()) is None:
             start = time.perf_counter()
             collection = self.collector.collect(self.policy)
@@ -108,6 +124,7 @@ class Trainer:
             self._record(collection, update, {**times, "update": end - collected}, end - start)
             if self._crossed(self._config.evaluate_every, previous):
                 self._record_evaluation()
+            self._longest_step_s = max(self._longest_step_s, time.perf_counter() - start)
             if self._crossed(self._config.checkpoint_every, previous):
                 self.save()
         self.save()
@@ -118,6 +135,8 @@ class Trainer:
         env_steps = self.progress.env_steps
         if self._store is None or env_steps in (0, self._saved_at):
             return
+        start = time.perf_counter()
+        self._warn_of_the_time_left()
         score = self._score()
         best = self.progress.best_score
         is_best = score is not None and (best is None or score >= best)
@@ -129,6 +148,7 @@ class Trainer:
             self._store.save(state, env_steps=env_steps, is_best=is_best)
         distributed.barrier()
         self._saved_at = env_steps
+        self._longest_save_s = max(self._longest_save_s, time.perf_counter() - start)
 
     def restore(self, state: TrainState) -> None:
         """Go on from a checkpoint as if nothing had happened between.
@@ -151,16 +171,29 @@ class Trainer:
         self._saved_at = self.progress.env_steps
 
     def _reason_to_end(self) -> str | None:
-        signal = self.stop_requested()
+        own = self.stop_requested() or (TIME_LIMIT if self._time_is_up() else None)
         device = next(self.policy.parameters()).device
-        if distributed.any_over_ranks(signal is not None, device):
-            return signal or "signal on another process"
+        if distributed.any_over_ranks(own is not None, device):
+            return next(reason for reason in distributed.gather_objects(own) if reason is not None)
         wanted = self._config.stop_success_rate
         if wanted is not None and len(self._recent) == self._config.stop_window:
             rate = sum(bool(e.success) for e in self._recent) / len(self._recent)
             if rate >= wanted:
                 return "success"
         return "completed" if self.progress.env_steps >= self._config.total_timesteps else None
+
+    def _time_is_up(self) -> bool:
+        needed = _RESERVE * (self._longest_step_s + self._longest_save_s) + _RESERVE_S
+        return self.time_left() < needed
+
+    def _warn_of_the_time_left(self) -> None:
+        left = self.time_left()
+        if self._longest_save_s > left and distributed.is_main():
+            print(
+                f"WARNING: saving took {self._longest_save_s:.0f} s before, {left:.0f} s are left; "
+                "if they are not enough, the run goes on from its last whole checkpoint",
+                file=sys.stderr,
+            )
 
     def _advance(self, collection: Collection, *, seconds: float) -> None:
         self._recent.extend(collection.episodes)
@@ -205,10 +238,15 @@ class Trainer:
         self.recorder.record(metrics, step=self.progress.env_steps)
 
     def _record_evaluation(self) -> None:
+        """Evaluate; if a stop is asked for meanwhile, leave it to the resumed run."""
+        is_due = False
         if distributed.is_main():
-            metrics = self._evaluate(self.policy).metrics()
-            self.recorder.record(metrics, step=self.progress.env_steps)
-        distributed.barrier()
+            try:
+                metrics = self._evaluate(self.policy).metrics()
+                self.recorder.record(metrics, step=self.progress.env_steps)
+            except EvaluationStoppedError:
+                is_due = True
+        self.progress = replace(self.progress, evaluation_is_due=distributed.from_main(is_due))
 
     def _score(self) -> tuple[float, float] | None:
         if not self._recent:

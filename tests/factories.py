@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments._run import build_trainer, make_environments
+from experiments._build import build_trainer, make_environments
 from marlcore.checkpoint import CheckpointStore
 from marlcore.config import ExperimentConfig
 from marlcore.config_errors import parse_config

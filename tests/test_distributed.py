@@ -229,6 +229,6 @@ def test_alone_every_reduction_is_the_identity() -> None:
 
 
 if __name__ == "__main__":
-    with distributed.process_group(torch.device("cpu"), timeout_s=60):
+    with distributed.process_group(torch.device("cpu"), connect_timeout_s=60):
         result = train_here(sys.argv[1], 2, json.loads(sys.argv[2]))
     Path(os.environ["OUTPUT"]).write_text(json.dumps(result))

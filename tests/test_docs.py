@@ -37,7 +37,12 @@ def test_the_tree_is_real() -> None:
             folder = path
     listed = set(re.findall(r"^  (\w+(?:\.py|/))", tree, re.M))
     public = {p.name for p in (ROOT / "marlcore").glob("*.py") if p.name != "__init__.py"}
-    assert public - listed <= {"config_env.py", "config_errors.py", "config_keys.py"}
+    assert public - listed <= {
+        "config_env.py",
+        "config_errors.py",
+        "config_keys.py",
+        "config_run.py",
+    }
 
 
 @pytest.mark.parametrize("name", ["make", "make train", "make test", "make docs", "make check"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from experiments._run import make_environments
+from experiments._build import make_environments
 from marlcore.evaluation import evaluate, record_video
 from tests.factories import CPU, make_config, make_trainer
 

@@ -78,7 +78,7 @@ def test_a_gpu_runs_it_in_bfloat16_with_first_ratios_of_one(compiled: bool) -> N
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
-    from experiments._run import build_trainer, make_environments
+    from experiments._build import build_trainer, make_environments
     from marlcore.recording import MemoryRecorder
     from tests.policies.openvla.helpers import vla_config
 

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from experiments import _stop
 from marlcore.checkpoint import CheckpointStore, load_checkpoint
 from marlcore.recording import MemoryRecorder, read_records
+from marlcore.trainer import Trainer
 from tests.factories import CPU, learning_metrics, make_config, make_trainer
 
 CASES: dict[str, dict[str, Any]] = {
@@ -61,6 +63,32 @@ def test_four_updates_equal_two_saved_loaded_and_two(case: str, tmp_path: Path) 
     assert expected.keys() == actual.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, actual[name]), name
+
+
+def test_an_evaluation_that_a_signal_stops_is_done_by_the_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(training={"evaluate_every": 128, "num_eval_episodes": 3})
+    alone, stopped, resumed = MemoryRecorder(), MemoryRecorder(), MemoryRecorder()
+    with make_trainer(config, alone) as trainer:
+        trainer.train()
+    asked = iter([False] * 5)  # the sixth decision of the evaluation is not made
+    with monkeypatch.context() as patch:
+        patch.setattr(_stop, "should_stop", lambda: next(asked, True))
+        with make_trainer(config, stopped, CheckpointStore(tmp_path, keep=9)) as trainer:
+            trainer.stop_requested = lambda: "SIGUSR2" if is_due(trainer) else None
+            assert trainer.train().reason == "SIGUSR2"
+    assert not any("eval/return_mean" in metrics for _, metrics in stopped.records)
+    state = load_checkpoint(tmp_path / "checkpoint_128", CPU)
+    assert state.progress["evaluation_is_due"] is True
+    with make_trainer(config, resumed) as trainer:
+        trainer.restore(state)
+        trainer.train()
+    assert learning_metrics(stopped) + learning_metrics(resumed) == learning_metrics(alone)
+
+
+def is_due(trainer: Trainer) -> bool:
+    return trainer.progress.evaluation_is_due
 
 
 def test_a_checkpoint_of_another_policy_is_refused_with_what_differs(tmp_path: Path) -> None:

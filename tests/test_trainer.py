@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments import _stop
 from marlcore.checkpoint import CheckpointStore
 from marlcore.metrics import MEANINGS, meaning
 from marlcore.recording import MemoryRecorder
+from marlcore.trainer import TIME_LIMIT
 from tests.factories import make_config, make_trainer, train
 
 EVERY_UPDATE = {
@@ -125,6 +128,30 @@ def test_a_signal_ends_a_run_after_the_update_with_a_checkpoint(tmp_path: Path) 
         outcome = trainer.train()
     assert outcome.reason == "SIGTERM"
     assert [path.name for path in store.newest_first()] == ["checkpoint_128"]
+
+
+def test_a_run_ends_while_there_is_still_time_to_save(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    with make_trainer(make_config(), store=store) as trainer:
+        trainer.time_left = lambda: 4.0 if trainer.progress.num_updates == 2 else 3600.0
+        outcome = trainer.train()
+    assert outcome.reason == TIME_LIMIT == _stop.TIME_LIMIT
+    assert [path.name for path in store.newest_first()] == ["checkpoint_128"]
+
+
+def test_saving_that_takes_longer_than_the_time_left_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object, **__: object) -> None:
+        time.sleep(0.3)
+
+    store = CheckpointStore(tmp_path, keep=1)
+    monkeypatch.setattr(store, "save", slow)
+    config = make_config(training={"checkpoint_every": 64, "total_timesteps": 256})
+    with make_trainer(config, store=store) as trainer:
+        trainer.time_left = lambda: 0.1 if trainer.progress.num_updates == 2 else 3600.0
+        trainer.train()
+    assert "WARNING: saving took 0 s before, 0 s are left" in capsys.readouterr().err
 
 
 def test_checkpoints_and_evaluations_come_when_a_multiple_is_crossed(tmp_path: Path) -> None:

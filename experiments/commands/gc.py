@@ -20,9 +20,18 @@ from pathlib import Path
 from experiments import _rundir
 from experiments.commands import _print
 from experiments.tracking import read
-from experiments.tracking.spool import CONFIG, EVENTS, METRICS, read_events, unwritten
+from experiments.tracking.spool import (
+    CONFIG,
+    EVENTS,
+    FROZEN,
+    JOB,
+    METRICS,
+    read_events,
+    read_json,
+    unwritten,
+)
 from experiments.tracking.store import Store
-from experiments.tracking.view import DAMAGED, RUNNING
+from experiments.tracking.view import DAMAGED, QUEUED, RUNNING
 from marlcore.checkpoint import verify_checkpoint
 from marlcore.durable import read_lines
 from marlcore.recording import read_records
@@ -62,7 +71,7 @@ def _garbage(runs: Path, *, empty: bool, checkpoints: bool) -> Iterator[tuple[Pa
     dropped: set[Path] = set()
     for run_id in read.run_ids(runs):
         directory = runs / run_id
-        if read.read_view(directory).status in (RUNNING, DAMAGED):
+        if read.read_view(directory).status in (RUNNING, DAMAGED, QUEUED):
             continue
         if empty and _is_empty(directory):
             dropped.add(directory)
@@ -70,6 +79,7 @@ def _garbage(runs: Path, *, empty: bool, checkpoints: bool) -> Iterator[tuple[Pa
         else:
             yield from _of_run(directory, checkpoints=checkpoints)
     yield from _unreferenced(runs, dropped)
+    yield from _frozen(runs, dropped)
 
 
 def _of_run(directory: Path, *, checkpoints: bool) -> Iterator[tuple[Path, str]]:
@@ -116,6 +126,21 @@ def _unreferenced(runs: Path, dropped: set[Path]) -> Iterator[tuple[Path, str]]:
             yield path, "of no run"
 
 
+def _frozen(runs: Path, dropped: set[Path]) -> Iterator[tuple[Path, str]]:
+    """Code and packages frozen for jobs of runs that are gone; what is young is spared."""
+    needed: set[str] = set()
+    for directory in _directories(runs) - dropped:
+        job = read_json(directory / JOB, {})
+        if not job and (directory / JOB).exists():
+            print(f"{directory / JOB} cannot be read: frozen code is left alone", file=sys.stderr)
+            return
+        for name in ("code", "python"):
+            needed |= {part for part in Path(str(job.get(name, ""))).parts if "-" in part}
+    for path in sorted((runs / FROZEN).glob("*")) + sorted((runs / FROZEN).glob(".*.tmp")):
+        if path.name not in needed and time.time() - path.stat().st_mtime > _YOUNG_S:
+            yield path, "frozen for no run"
+
+
 def _directories(runs: Path) -> set[Path]:
     if not runs.is_dir():
         return set()
@@ -131,7 +156,7 @@ def _remove(path: Path) -> None:
     """Remove a run, or something in one, only while nobody writes that run."""
     run_dir = path if (path / CONFIG).exists() else path.parent
     if not (run_dir / CONFIG).exists():
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         return
     with unwritten(run_dir) as is_free:
         if is_free:

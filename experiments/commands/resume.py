@@ -1,4 +1,4 @@
-"""Go on with a run from its last checkpoint: the same run, its next attempt.
+"""Go on with a run from its last checkpoint, if it has one: the same run, its next attempt.
 
 marl resume RUN
 marl resume RUN total_timesteps=300000
@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 
-from experiments import _rundir
 from experiments.tracking.catalog import Catalog
 from experiments.tracking.provenance import ROOT
 from marlcore.config_errors import ConfigError
@@ -27,7 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     catalog = Catalog()
     one = catalog.find(arguments.run)
     directory = catalog.directory(one)
-    _rundir.find_checkpoint(str(directory))  # refuses a run without one
     script = ROOT / "experiments" / f"{one.name}.py"
     if not script.is_file():
         raise ConfigError(f"run {one.id} is one of {one.name}, and there is no {script}")

@@ -10,12 +10,13 @@ import argparse
 import codecs
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments.tracking.catalog import Catalog
 from experiments.tracking.read import read_view
 from experiments.tracking.spool import OUTPUT
-from experiments.tracking.view import NEW, RUNNING
+from experiments.tracking.view import NEW, QUEUED, RUNNING
 from marlcore.config_errors import ConfigError
 
 _POLL_S = 0.5
@@ -45,16 +46,28 @@ def run(arguments: argparse.Namespace) -> int:
     if not path.exists():
         raise ConfigError(f"run {run_dir.name} has printed nothing yet")
     began = time.monotonic()
-    offset = _print_last(path, arguments.lines)
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    while arguments.follow:
-        status = read_view(run_dir).status  # before reading: what comes before the end is seen
-        offset = _print_from(path, offset, decoder)
-        if status != RUNNING and (status != NEW or time.monotonic() - began > _PATIENCE_S):
-            print(f"(the run is {status})", file=sys.stderr)
-            break
-        time.sleep(_POLL_S)
+
+    def is_over() -> str | None:
+        status = read_view(run_dir).status
+        waits = status == QUEUED or (status == NEW and time.monotonic() - began < _PATIENCE_S)
+        return None if status == RUNNING or waits else status
+
+    ended = follow(path, arguments.lines, is_over if arguments.follow else lambda: "")
+    if ended:
+        print(f"(the run is {ended})", file=sys.stderr)
     return 0
+
+
+def follow(path: Path, lines: int, is_over: Callable[[], str | None]) -> str:
+    """Print the last lines of a file, and what comes until `is_over` returns a text."""
+    offset = _print_last(path, lines)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while True:
+        ended = is_over()  # before reading: what comes before the end is seen
+        offset = _print_from(path, offset, decoder)
+        if ended is not None:
+            return ended
+        time.sleep(_POLL_S)
 
 
 def _print_last(path: Path, lines: int) -> int:

@@ -14,9 +14,11 @@ from typing import Any
 from sacred.observers import RunObserver
 from sacred.serializer import flatten
 
+from experiments.tracking.failures import with_others
 from experiments.tracking.provenance import redacted_code
 from experiments.tracking.spool import Spool
 from experiments.tracking.store import Store
+from marlcore.rendezvous import place
 
 
 class SpoolObserver(RunObserver):
@@ -65,4 +67,10 @@ class SpoolObserver(RunObserver):
 
     def failed_event(self, fail_time: datetime.datetime, fail_trace: list[str]) -> None:
         """An exception ended the attempt."""
-        self._spool.end("FAILED", fail_trace=fail_trace)
+        trace = with_others(
+            self._spool.run_dir,
+            list(fail_trace),
+            since=self._spool.opened - 60,
+            expected=place().world_size > 1,
+        )
+        self._spool.end("FAILED", fail_trace=trace)

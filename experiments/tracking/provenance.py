@@ -18,6 +18,8 @@ from experiments.tracking.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = "requirements.lock"
+ORIGIN = "origin.json"
+"""In a copy of the code that was made for a job: what `git` said of the repository then."""
 
 ENVIRONMENT = (
     *("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED"),
@@ -60,6 +62,9 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def git(root: Path, store: Store) -> dict[str, Any] | None:
     """Commit, diff of tracked files and untracked sources; None outside a repository."""
+    if (root / ORIGIN).is_file():
+        found: dict[str, Any] | None = json.loads((root / ORIGIN).read_text(encoding="utf-8"))
+        return found
     commit = _git(root, "rev-parse", "HEAD")
     top = _git(root, "rev-parse", "--show-toplevel")
     if commit is None or top is None or Path(top.decode().strip()) != root:

@@ -15,6 +15,7 @@ from experiments.tracking import view
 from experiments.tracking.spool import (
     CONFIG,
     EVENTS,
+    JOB,
     METRICS,
     NOTES,
     REPLICA,
@@ -96,7 +97,12 @@ def read_series(run_dir: Path) -> dict[str, Series]:
 def _unfinished(run_dir: Path, has_started: bool) -> str:
     if is_alive(read_heartbeat(run_dir)):
         return view.RUNNING
-    return view.DEAD if has_started else view.NEW
+    if has_started:
+        return view.DEAD
+    job = read_json(run_dir / JOB, {})
+    if not job:
+        return view.NEW
+    return view.INTERRUPTED if job.get("is_cancelled") else view.QUEUED
 
 
 def _last_records(path: Path) -> list[Record]:
@@ -179,7 +185,7 @@ def _signatures(runs: Path) -> Iterator[tuple[str, str]]:
 def _from_index(run_dir: Path, found: RunView) -> RunView:
     if found.directory != str(run_dir):
         found = replace(found, directory=str(run_dir))
-    if found.status in (view.RUNNING, view.DEAD, view.NEW):  # these change without a file's change
+    if found.ended is None:  # then the status changes without a change of these files
         sign = read_heartbeat(run_dir)
         status = _unfinished(run_dir, found.attempt > 0)
         return replace(found, status=status, heartbeat=(sign or {}).get("time"))

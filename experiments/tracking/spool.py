@@ -7,6 +7,7 @@
     heartbeat        who writes, and when it last showed life
     notes.json       tags and notes, of `marl tag` and `marl note`
     replica.json     how far MongoDB has it
+    job.json         what was submitted to a scheduler (slurm.record)
 
 Only one process writes, the first of a run's; it holds a lock on `lock`. Everything else about a
 run (status, attempts, duration) is derived from these files.
@@ -37,7 +38,9 @@ from marlcore.recording import JsonLinesRecorder
 
 EVENTS, METRICS, OUTPUT = "events.jsonl", "metrics.jsonl", "stdout.log"
 CONFIG, NOTES, REPLICA = "config.json", "notes.json", "replica.json"
-HEARTBEAT, LOCK = "heartbeat", "lock"
+HEARTBEAT, LOCK, JOB = "heartbeat", "lock", "job.json"
+FROZEN = ".frozen"
+"""Beside the runs: code and packages of jobs (slurm.freeze)."""
 BEAT_EVERY_S = 5.0
 _BEAT_BYTES = 512
 """Fixed, so that a beat needs no space on a full disk."""
@@ -57,6 +60,7 @@ class Spool:
         except BaseException:
             os.close(self._beat)
             raise
+        self.opened = time.time()
         self.attempt = sum(e["event"] == "start" for e in _all_events(run_dir)) + 1
         self._ended = False
         self._stop = threading.Event()
@@ -145,7 +149,7 @@ class SpoolRecorder:
     def __init__(self, spool: Spool, resumed_at: int, saved_at: float | None) -> None:
         self._spool = spool
         self._metrics = JsonLinesRecorder(spool.run_dir / METRICS)
-        if resumed_at:
+        if (spool.run_dir / METRICS).stat().st_size:
             self._metrics.rewind(resumed_at, saved_at=saved_at)
 
     def record(self, metrics: Mapping[str, float], *, step: int) -> None:
@@ -201,32 +205,50 @@ def note_death(run_dir: Path, what: str) -> None:
         events.close()
 
 
-def open_spool(run_dir: Path) -> Spool:
+def open_spool(run_dir: Path, *, wait_s: float = 0.0) -> Spool:
     """Take the run for writing.
+
+    A process that was killed on another machine seems to live for DEAD_AFTER_S: a scheduler that
+    starts its successor can wait so long.
 
     Raises:
         ConfigError: another process has it.
     """
-    lock = patiently(
-        lambda: os.open(run_dir / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644),
-        place=run_dir,
-        what=LOCK,
-    )
-    is_free = locks.take(lock, wait=False)
-    sign = read_heartbeat(run_dir)
-    own = sign is not None and (sign["host"], sign["pid"]) == (platform.node(), os.getpid())
-    if not is_free or (is_alive(sign) and not own and not has_ended(run_dir)):  # without locks
-        os.close(lock)
-        who = f"process {sign['pid']} on {sign['host']}" if sign else "another process"
-        raise ConfigError(
-            f"run {run_dir.resolve().name} is being written by {who}; wait until it ends, or stop "
-            "it (it saves and can then be resumed)"
+    deadline, has_said = time.monotonic() + wait_s, False
+    while True:
+        lock = patiently(
+            lambda: os.open(run_dir / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644),
+            place=run_dir,
+            what=LOCK,
         )
+        writer = _writer(run_dir, lock)
+        if writer is None:
+            break
+        os.close(lock)
+        if time.monotonic() >= deadline:
+            raise ConfigError(
+                f"run {run_dir.resolve().name} is being written by {writer}; wait until it ends, "
+                "or stop it (it saves and can then be resumed)"
+            )
+        if not has_said:
+            print(f"waiting for {writer}, which writes this run, to end or to be dead", flush=True)
+            has_said = True
+        time.sleep(1.0)
     try:
         return patiently(lambda: Spool(run_dir, lock), place=run_dir, what=EVENTS)
     except BaseException:
         os.close(lock)
         raise
+
+
+def _writer(run_dir: Path, lock: int) -> str | None:
+    """Who writes the run, other than this process; None, with the lock taken, if nobody does."""
+    is_free = locks.take(lock, wait=False)
+    sign = read_heartbeat(run_dir)
+    own = sign is not None and (sign["host"], sign["pid"]) == (platform.node(), os.getpid())
+    if is_free and (own or not is_alive(sign) or has_ended(run_dir)):  # a beat tells without locks
+        return None
+    return f"process {sign['pid']} on {sign['host']}" if sign else "another process"
 
 
 def process_start(pid: int) -> int | None:

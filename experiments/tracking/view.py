@@ -12,6 +12,8 @@ DEAD = "DEAD"
 """Its process is gone without having said how it ended. Never written, always derived."""
 NEW = "NEW"
 """Its directory was made, and nothing recorded yet."""
+QUEUED = "QUEUED"
+"""It waits for a scheduler to start it."""
 DAMAGED = "DAMAGED"
 """Its record cannot be read; `marl doctor` says which file."""
 

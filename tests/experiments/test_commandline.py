@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,8 @@ import experiments
 from experiments import _docs, _rundir, _stop, acppo, evaluate, ippo, mappo
 from experiments._experiment import Script, commandline
 from experiments.tracking.provenance import config_hash
-from experiments.tracking.spool import open_spool, read_events
+from experiments.tracking.read import read_series, read_view
+from experiments.tracking.spool import Spool, open_spool, read_events
 from marlcore import config_keys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,14 +40,14 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fake_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunFunction], None]:
-    """Puts a function in the place of `experiments._run.run`."""
+    """Puts a function in the place of what runs and of what evaluates."""
 
     def install(function: RunFunction) -> None:
-        module = types.ModuleType("experiments._run")
-        module.run = function  # type: ignore[attr-defined]
-        module.evaluate_run = function  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "experiments._run", module)
-        monkeypatch.setattr(experiments, "_run", module, raising=False)
+        for name in ("_run", "_evaluation"):
+            module = types.ModuleType(f"experiments.{name}")
+            module.run = module.evaluate_run = function  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, f"experiments.{name}", module)
+            monkeypatch.setattr(experiments, name, module, raising=False)
 
     return install
 
@@ -268,6 +270,74 @@ def test_a_signal_ends_the_run_in_order(
     assert read_events(runs / "r1")[-1]["status"] == status
 
 
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(
+    runs: Path, fake_run: Callable[[RunFunction], None]
+) -> None:
+    def stopped(config: Any, *, spool: Spool, **_: Any) -> dict[str, Any]:
+        spool.recorder(resumed_at=0).record({"rollout/return_mean": 1.0}, step=100)
+        return {"reason": "SIGUSR2"}
+
+    fake_run(stopped)
+    assert start("--id", "r1") == 140
+    assert read_view(runs / "r1").status == "PREEMPTED"
+
+    def again(config: Any, *, spool: Spool, resume_from: Path | None, **_: Any) -> dict[str, Any]:
+        assert resume_from is None
+        spool.recorder(resumed_at=0).record({"rollout/return_mean": 2.0}, step=100)
+        return {"reason": "completed"}
+
+    fake_run(again)
+    assert start("with", "resume=r1") == 0
+    one = read_view(runs / "r1")
+    assert (one.status, one.attempt) == ("COMPLETED", 2)
+    assert read_series(runs / "r1")["rollout/return_mean"].values == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code"),
+    [
+        ("SIGTERM", "PREEMPTED", 143),
+        ("SIGUSR2", "PREEMPTED", 140),
+        ("SIGINT", "INTERRUPTED", 130),
+        ("SIGXCPU", "TIMEOUT", 152),
+        ("time limit", "TIMEOUT", 152),
+    ],
+)
+def test_why_a_run_stopped_is_its_status_and_exit_code(
+    runs: Path, fake_run: Callable[[RunFunction], None], reason: str, status: str, code: int
+) -> None:
+    """The reason is what all processes agreed on; the signal may have come to another one."""
+    fake_run(lambda config, **_: {"reason": reason})
+    assert start("--id", "r1") == code
+    assert read_view(runs / "r1").status == status
+
+
+def test_a_warning_near_the_time_limit_is_a_timeout(
+    runs: Path, fake_run: Callable[[RunFunction], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stop, "_limits", [])
+    _stop.set_time_limit(time.time() + 100, warned_s=60)
+    fake_run(lambda config, **_: {"reason": "SIGUSR2"})
+    start("--id", "r1")
+    assert read_view(runs / "r1").status == "TIMEOUT"
+
+
+def test_a_scheduler_may_repeat_itself(
+    runs: Path, fake_run: Callable[[RunFunction], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends SIGTERM at the end of the time of grace, when the run may still be saving."""
+    monkeypatch.setattr(_stop, "_limits", [])
+    _stop.set_time_limit(math.inf, warned_s=60)
+
+    def saving(config: Any, **_: Any) -> dict[str, Any]:
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+        return {"reason": _stop.stop_requested()}
+
+    fake_run(saving)
+    assert start() == 140
+
+
 def test_a_second_signal_ends_the_run_at_once(
     runs: Path, fake_run: Callable[[RunFunction], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,7 +349,7 @@ def test_a_second_signal_ends_the_run_at_once(
 
     fake_run(stubborn)
     assert start() == 130
-    assert "there is no checkpoint to resume from" in capsys.readouterr().err
+    assert "(from the beginning: nothing is saved yet)" in capsys.readouterr().err
 
 
 def test_a_signal_that_comes_twice_at_once_is_one(

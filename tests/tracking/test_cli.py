@@ -119,7 +119,7 @@ def test_the_overview_names_every_command(marl: Call) -> None:
         (["compare", "status=RUNNING"], "no run fulfils the conditions"),
         (["export", "alpha-1", "--output", "x.txt"], "its ending says no format"),
         (["export", "alpha-1", "--output", "/nowhere/x.csv"], "/nowhere"),
-        (["resume", "alpha-1"], "no checkpoint yet"),
+        (["jobs", "tail", "alpha-1"], "run alpha-1 was never submitted to Slurm"),
         (["reproduce", "alpha-1"], "this repository has no commit c0ffeec0ffee"),
         (["sync"], "marl server start"),
         (["sync", "--offline"], "--offline is for --wandb"),

@@ -1,0 +1,152 @@
+"""From a typed configuration to the objects that train it, or a policy of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import torch
+
+from experiments import _stop
+from marlcore import distributed
+from marlcore.algorithms import PPOUpdater, build_algorithm
+from marlcore.checkpoint import CheckpointStore
+from marlcore.collector import Collector
+from marlcore.config import ExperimentConfig
+from marlcore.envs import EnvSpec, VectorEnv, make_vector_env
+from marlcore.evaluation import EvaluationResult, evaluate
+from marlcore.policies.build import PolicyNeeds, build_policy
+from marlcore.policies.layout import Kept
+from marlcore.policies.protocol import Policy
+from marlcore.recording import Recorder
+from marlcore.rendezvous import place
+from marlcore.rng import NoiseSource, make_generator
+from marlcore.trainer import Trainer
+
+EVALUATION_SEED_OFFSET = 1_000_003
+"""Evaluated episodes are none of those trained on: their environments have another seed."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device of `training.device`.
+
+    Raises:
+        ValueError: if that GPU does not exist here.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        # Slurm may show every process its own GPU alone.
+        device = torch.device("cuda", place().local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    if name == "auto":
+        return torch.device("cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"training.device={name}: this machine has {torch.cuda.device_count()} GPUs that torch "
+            "can use; take training.device=cpu or auto"
+        )
+    return device
+
+
+def make_environments(config: ExperimentConfig, *, seed: int, num_envs: int) -> VectorEnv:
+    """Make the vector environment of a run, or of an evaluation with another seed."""
+    num_workers = config.training.num_workers
+    if num_workers is None:
+        num_workers = 0 if config.env.kind in ("fake", "game") else len(os.sched_getaffinity(0))
+    return make_vector_env(
+        config.env,
+        num_envs=num_envs,
+        num_workers=num_workers,
+        seed=seed,
+        first_index=distributed.rank() * num_envs,
+        worker_timeout_s=config.training.worker_timeout_s,
+    )
+
+
+def kept_in_a_rollout(config: ExperimentConfig) -> Kept:
+    """Return how many observations a rollout holds: decisions, ends of episodes, history."""
+    env, training = config.env, config.training
+    executed = env.executed_length or env.num_actions_chunk
+    steps = training.num_steps_per_rollout
+    ends = -(-steps * executed // env.max_episode_steps) + 1
+    observations = training.num_envs * (steps + ends + env.history_length)
+    return Kept(observations, training.num_envs)
+
+
+def build_trainer(
+    config: ExperimentConfig,
+    *,
+    env: VectorEnv,
+    device: torch.device,
+    recorder: Recorder,
+    store: CheckpointStore | None,
+) -> Trainer:
+    """Put together what trains `config` in `env`; the policy is built here, on `device`."""
+    training = config.training
+    algorithm = build_algorithm(config.algorithm, num_agents=env.spec.num_agents)
+    actions, shuffle = (make_generator(config.seed, name) for name in ("actions", "minibatches"))
+    kept = kept_in_a_rollout(config)
+    policy = make_policy(config, env.spec, algorithm.needs, shuffle, device, kept)
+    return Trainer(
+        config=training,
+        policy=policy,
+        algorithm=algorithm,
+        updater=PPOUpdater(policy, config.algorithm, shuffle=shuffle),
+        env=env,
+        collector=Collector(
+            env,
+            num_steps=training.num_steps_per_rollout,
+            noise=NoiseSource(actions),
+            device=device,
+        ),
+        generators={"actions": actions, "minibatches": shuffle},
+        recorder=recorder,
+        store=store,
+        evaluate=lambda policy: evaluate_policy(
+            config, policy, training.num_eval_episodes, config.seed, True, device
+        ),
+        stop_requested=_stop.stop_requested,
+        time_left=_stop.time_left,
+    )
+
+
+def make_policy(
+    config: ExperimentConfig,
+    spec: EnvSpec,
+    needs: PolicyNeeds,
+    shuffle: torch.Generator,
+    device: torch.device,
+    kept: Kept,
+) -> Policy:
+    return build_policy(
+        config.policy,
+        spec,
+        needs,
+        initialisation=make_generator(config.seed, "initialisation"),
+        shuffle=shuffle,
+        device=device,
+        kept=kept,
+    )
+
+
+def evaluate_policy(
+    config: ExperimentConfig,
+    policy: Policy,
+    num_episodes: int,
+    seed: int,
+    deterministic: bool,
+    device: torch.device,
+) -> EvaluationResult:
+    noise = None if deterministic else NoiseSource(make_generator(seed, "evaluation"))
+    num_envs = min(config.training.num_envs, num_episodes)
+    env = make_environments(config, seed=seed + EVALUATION_SEED_OFFSET, num_envs=num_envs)
+    with contextlib.closing(env):
+        return evaluate(
+            policy,
+            env,
+            num_episodes=num_episodes,
+            noise=noise,
+            device=device,
+            should_stop=_stop.should_stop,
+        )

@@ -1,0 +1,142 @@
+"""What the batch script does before and after the processes of an attempt.
+
+    python -m slurm.attempt begin RUN_DIRECTORY         is there something to do, on these nodes?
+    python -m slurm.attempt end RUN_DIRECTORY CODE      record a death, or queue the run again
+
+Slurm itself queues a job again whose node was lost or that it preempted; all that happens here can
+happen twice without harm.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.tracking import view
+from experiments.tracking.read import read_view
+from experiments.tracking.spool import note_death
+from marlcore.config_errors import ConfigError
+from slurm import cluster, record
+from slurm.script import NOTHING_TO_DO
+
+_FAILURES_OF_A_NODE = 2
+"""So often may a node be lost under a job before the job avoids it."""
+_AGAIN = (view.PREEMPTED, view.TIMEOUT)
+"""Statuses after which a run goes on by itself."""
+
+
+def begin(run_dir: Path) -> int:
+    """Whether the attempt is to start: 0, or NOTHING_TO_DO."""
+    if _job_id() not in record.read(run_dir).job_ids:  # it was faster than who submitted it
+        record.add_submission(run_dir, _job_id())
+    job, one = record.read(run_dir), read_view(run_dir)
+    is_complete = one.status == view.COMPLETED and one.attempt > job.attempts_before
+    if is_complete or job.is_cancelled:
+        what = "was cancelled" if job.is_cancelled else "is complete"
+        print(f"run {job.id} {what}: nothing to do")
+        return NOTHING_TO_DO
+    bad = _bad_nodes(_job_id()) & set(_hosts())
+    if bad:
+        print(f"{', '.join(sorted(bad))} failed {_FAILURES_OF_A_NODE} times under this job")
+        _avoid(_job_id(), bad)
+        return NOTHING_TO_DO
+    return 0
+
+
+def end(run_dir: Path, code: int) -> int:
+    """Do what the end of an attempt asks for; returns the exit code of the job."""
+    job, one = record.read(run_dir), read_view(run_dir)
+    if one.status in _AGAIN:
+        return _again(job, one, code)
+    if code and one.status != view.COMPLETED:
+        note_death(run_dir, _what_srun_said(job.logs / f"{_job_id()}.srun.log", code))
+        print(f"run {job.id} has failed (exit code {code}); it is not queued again")
+    return code
+
+
+def _again(job: record.Job, one: view.RunView, code: int) -> int:
+    attempts = one.attempt - job.attempts_before
+    way_out = f"go on with it by: marl jobs resume {job.id}"
+    if record.read(job.run_dir).is_cancelled:
+        print(f"run {job.id} was cancelled: it is not queued again")
+    elif attempts >= job.resources.max_attempts:
+        print(
+            f"run {job.id} is {one.status} after {attempts} attempts, and max_attempts is "
+            f"{job.resources.max_attempts}; {way_out}"
+        )
+    else:
+        print(f"run {job.id} is {one.status} after attempt {attempts}: queued again", flush=True)
+        try:
+            cluster.call("scontrol", "requeue", _job_id())
+        except ConfigError as error:
+            print(f"{error}; {way_out}")
+    return code
+
+
+def _what_srun_said(path: Path, code: int) -> str:
+    """The first process that died, in srun's words: `srun: error: n2: task 3: Killed`."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    deaths = [
+        line.partition("error: ")[2] for line in lines if re.search(r"error: .*: tasks? ", line)
+    ]
+    killed = [line for line in deaths if not line.rstrip().endswith("Terminated")]
+    return (killed or deaths or [f"srun ended with exit code {code}"])[0]
+
+
+def _bad_nodes(job_id: str) -> set[str]:
+    """Nodes that were lost more than once under this job, as accounting remembers it."""
+    words = ("sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", "-j", job_id)
+    try:
+        failed = cluster.call(*words, "--format=FailedNode%60").split()
+    except ConfigError:
+        return set()
+    counts = Counter(name for name in failed if name not in ("None", "Unknown"))
+    return {name for name, count in counts.items() if count >= _FAILURES_OF_A_NODE}
+
+
+def _hosts() -> list[str]:
+    return cluster.call(
+        "scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", "")
+    ).split()
+
+
+def _avoid(job_id: str, nodes: set[str]) -> None:
+    """Queue the job again, on other nodes; it is held while its request is changed.
+
+    A process of its own does it: this one is ended with the job.
+    """
+    excluded = ",".join(sorted(nodes))
+    steps = (
+        f"scontrol requeuehold {job_id}",
+        "sleep 2",
+        f"scontrol update JobId={job_id} ExcNodeList={excluded}",
+        f"scontrol release {job_id}",
+    )
+    subprocess.run(["bash", "-c", "trap '' TERM; " + "; ".join(steps)], check=False)
+
+
+def _job_id() -> str:
+    """As Slurm's commands take it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the batch script asks."""
+    if argv[0] == "begin":
+        return begin(Path(argv[1]))
+    return end(Path(argv[1]), int(argv[2]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=12
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=h100:8
+#SBATCH --job-name=r1
+#SBATCH --mem=983040M
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/shared/runs/r1/logs/%j.batch.log
+#SBATCH --requeue
+#SBATCH --signal=USR2@300
+#SBATCH --time=24:00:00
+
+# setup
+export MARL_RUNS_DIR=/shared/runs
+# The code as it was when the run was submitted; PYTHONSAFEPATH keeps this folder's out.
+export PYTHONPATH=/shared/runs/.frozen/code-1 PYTHONSAFEPATH=1
+python=/shared/runs/.frozen/environment-1/bin/python
+runs=(r1)
+run="$MARL_RUNS_DIR/${runs[${SLURM_ARRAY_TASK_ID:-0}]}"
+logs="$run/logs/$SLURM_JOB_ID"
+srun_options=()
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+"$python" -m slurm.attempt begin "$run"; code=$?
+[ $code = 10 ] && exit 0; [ $code = 0 ] || exit $code
+# A process that fails ends the others; srun itself speaks to logs/*.srun.log.
+srun --unbuffered --kill-on-bad-exit=1 --wait=0 --open-mode=append \
+    --output="$logs.rank%t.log" "${srun_options[@]}" "$python" -m slurm.job "$run" \
+    2>>"$logs.srun.log"
+exec "$python" -m slurm.attempt end "$run" $?

@@ -49,11 +49,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def _num_cores() -> int:
+    """Cores of this process; Slurm does not everywhere keep a process to what it was given."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    here = len(os.sched_getaffinity(0))
+    return min(here, int(given)) if given.isdecimal() and int(given) else here
+
+
 def make_environments(config: ExperimentConfig, *, seed: int, num_envs: int) -> VectorEnv:
     """Make the vector environment of a run, or of an evaluation with another seed."""
     num_workers = config.training.num_workers
     if num_workers is None:
-        num_workers = 0 if config.env.kind in ("fake", "game") else len(os.sched_getaffinity(0))
+        num_workers = 0 if config.env.kind in ("fake", "game") else _num_cores()
     return make_vector_env(
         config.env,
         num_envs=num_envs,

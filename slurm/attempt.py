@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +28,12 @@ from slurm.script import NOTHING_TO_DO
 
 _FAILURES_OF_A_NODE = 2
 """So often may a node be lost under a job before the job avoids it."""
+_LOST = re.compile(r"missing step on node|node failure", re.IGNORECASE)
+"""What srun says when a node does not answer any more."""
 _AGAIN = (view.PREEMPTED, view.TIMEOUT)
 """Statuses after which a run goes on by itself."""
+_TOLD_TO_STOP = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)
+"""Exit codes of processes that a signal ended before they listened to it."""
 
 
 def begin(run_dir: Path) -> int:
@@ -51,12 +57,28 @@ def begin(run_dir: Path) -> int:
 def end(run_dir: Path, code: int) -> int:
     """Do what the end of an attempt asks for; returns the exit code of the job."""
     job, one = record.read(run_dir), read_view(run_dir)
-    if one.status in _AGAIN:
+    has_ended = one.status in (view.FAILED, view.INTERRUPTED, view.COMPLETED)
+    if one.status in _AGAIN or (code in _TOLD_TO_STOP and not has_ended):
         return _again(job, one, code)
     if code and one.status != view.COMPLETED:
-        note_death(run_dir, _what_srun_said(job.logs / f"{_job_id()}.srun.log", code))
+        said = _read(job.logs / f"{os.environ['SLURM_JOB_ID']}.srun.log")
+        note_death(run_dir, _first_death(said, code))
+        if _LOST.search(said):
+            _wait_for_slurm()
+            return _again(job, one, code)
         print(f"run {job.id} has failed (exit code {code}); it is not queued again")
     return code
+
+
+def _wait_for_slurm() -> None:
+    """Give Slurm the time to notice that a node is lost: it queues the job again by itself.
+
+    It remembers the node, too, and ends this process.
+    """
+    seconds = int((cluster.configuration().get("SlurmdTimeout", "").split() or ["300"])[0])
+    print(f"a node does not answer; Slurm notices within {seconds} s and queues the job again")
+    sys.stdout.flush()
+    time.sleep(seconds + 60)
 
 
 def _again(job: record.Job, one: view.RunView, code: int) -> int:
@@ -78,17 +100,22 @@ def _again(job: record.Job, one: view.RunView, code: int) -> int:
     return code
 
 
-def _what_srun_said(path: Path, code: int) -> str:
-    """The first process that died, in srun's words: `srun: error: n2: task 3: Killed`."""
+def _read(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        lines = []
-    deaths = [
-        line.partition("error: ")[2] for line in lines if re.search(r"error: .*: tasks? ", line)
-    ]
-    killed = [line for line in deaths if not line.rstrip().endswith("Terminated")]
-    return (killed or deaths or [f"srun ended with exit code {code}"])[0]
+        return ""
+
+
+def _first_death(said: str, code: int) -> str:
+    """What srun said of the process that died first: `srun: error: n2: task 3: Killed`."""
+    lost = next((line for line in said.splitlines() if _LOST.search(line)), None)
+    if lost is not None:
+        return lost.partition("error: ")[2] or lost
+    for host, ranks, how in re.findall(r"error: (\S+): tasks? (\S+): (.+)", said):
+        if how != "Terminated":
+            return f"process {ranks} on {host}: {how}"
+    return f"srun ended with exit code {code}"
 
 
 def _bad_nodes(job_id: str) -> set[str]:

@@ -100,3 +100,18 @@ def make_refused(folder: str) -> FaultyEnv:
 
 def make_broken(folder: str) -> FaultyEnv:
     raise OSError("no licence")
+
+
+def on_one_rank() -> FaultyEnv:
+    """An environment that raises in its second episode, in the second process of a job alone."""
+    return _OnOneRank("", 8)
+
+
+class _OnOneRank(FaultyEnv):
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self.num_resets = getattr(self, "num_resets", 0) + 1
+        return super().reset(seed, options)
+
+    def _maybe_fail(self, *_: Any) -> None:
+        if os.environ.get("SLURM_PROCID") == "1" and self.num_resets > 200:
+            raise RuntimeError("only here")

@@ -7,9 +7,10 @@ import ctypes.util
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 
 from experiments import _rundir
 from experiments.commands import _print
@@ -39,11 +40,12 @@ class Finding:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--slurm", action="store_true", help="check the Slurm cluster instead")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check; exit code 1 if something is wrong."""
-    findings = [finding for check in CHECKS for finding in _checked(check)]
+    findings = _of_slurm() if arguments.slurm else [f for check in CHECKS for f in checked(check)]
     if arguments.json:
         _print.print_json([asdict(finding) for finding in findings])
     else:
@@ -54,11 +56,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if any(finding.state == WRONG for finding in findings) else 0
 
 
-def _checked(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def _of_slurm() -> list[Finding]:
+    from slurm import doctor
+
+    return list(doctor.findings())
+
+
+def checked(check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """What a check finds; that it cannot be made is a finding too."""
+    found: list[Finding] = []
     try:
-        return list(check())
-    except (ConfigError, OSError) as error:
-        return [Finding(WRONG, str(error))]
+        for finding in check():
+            found.append(finding)  # what was found before an error counts
+    except (ConfigError, OSError, subprocess.TimeoutExpired) as error:
+        found.append(Finding(WRONG, str(error)))
+    return found
 
 
 def _packages() -> Iterator[Finding]:
@@ -89,9 +101,16 @@ def _libraries() -> Iterator[Finding]:
         yield Finding(OK, "system libraries for rendering")
 
 
-def _runs() -> Iterator[Finding]:
+def existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that is there."""
+    path = path.resolve()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def check_runs() -> Iterator[Finding]:
+    """Whether the runs directory can be written to, and its free space."""
     runs = _rundir.runs_dir()
-    place = runs if runs.exists() else runs.resolve().parent
+    place = existing(runs)
     if not os.access(place, os.W_OK):
         yield Finding(WRONG, f"{place} cannot be written to", "set MARL_RUNS_DIR to another place")
         return
@@ -181,4 +200,4 @@ def _gpu() -> Iterator[Finding]:
         yield Finding(WRONG, f"torch {torch.__version__} does not see the GPU", advice)
 
 
-CHECKS = (_packages, _libraries, _gpu, _runs, _records, _database, _browser, _wandb)
+CHECKS = (_packages, _libraries, _gpu, check_runs, _records, _database, _browser, _wandb)

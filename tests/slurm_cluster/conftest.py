@@ -1,0 +1,22 @@
+"""The cluster that all tests of this folder share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.slurm_cluster.cluster import Cluster, running_cluster, why_not
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running cluster; where MARL_REQUIRE_SLURM is set, its absence is a failure."""
+    reason = why_not()
+    if reason is not None:
+        if os.environ.get("MARL_REQUIRE_SLURM"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with running_cluster() as running:
+        yield running

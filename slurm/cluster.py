@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,16 @@ def call(*words: str, timeout_s: float = 60.0, check: bool = True) -> str:
     Raises:
         ConfigError: it is not there, says no, or does not answer.
     """
+    done = _ask(words, timeout_s)
+    if check and done.returncode:
+        said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        raise ConfigError(f"{words[0]} refused: {said}")
+    return done.stdout
+
+
+def _ask(words: Sequence[str], timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
+        return subprocess.run(
             words, capture_output=True, text=True, timeout=timeout_s, check=False, errors="replace"
         )
     except FileNotFoundError:
@@ -53,10 +61,6 @@ def call(*words: str, timeout_s: float = 60.0, check: bool = True) -> str:
             f"{words[0]} has not answered for {timeout_s:g} s; `scontrol ping` says whether the "
             "controller is up"
         ) from None
-    if check and done.returncode:
-        said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
-        raise ConfigError(f"{words[0]} refused: {said}")
-    return done.stdout
 
 
 def is_here() -> bool:
@@ -76,8 +80,7 @@ def test_only(script: Path, *options: str) -> str:
     Raises:
         ConfigError: it would refuse it.
     """
-    words = ["sbatch", "--test-only", *options, str(script)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = _ask(["sbatch", "--test-only", *options, str(script)])
     said = " ".join((done.stderr + done.stdout).split())
     if done.returncode:
         raise ConfigError(f"sbatch --test-only refused: {said}")
@@ -140,7 +143,8 @@ def _pairs(line: str) -> dict[str, str]:
     for word in line.split(" "):
         name, equals, value = word.partition("=")
         if equals:
-            pairs[name], last = value, name
+            pairs.setdefault(name, value)  # a Reason may hold what looks like a pair
+            last = name
         elif last:  # values may hold spaces
             pairs[last] = f"{pairs[last]} {word}".strip()
     return pairs

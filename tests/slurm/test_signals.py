@@ -103,9 +103,8 @@ def left_alone(runs: Path, phase: str) -> Path:
 
 
 CASES = [
-    ("roll-out", signal.SIGTERM, (0, 1)),
+    ("roll-out", signal.SIGTERM, (0,)),
     ("update", signal.SIGUSR2, (0, 1)),
-    ("update", signal.SIGTERM, (0,)),
     ("evaluation", signal.SIGUSR2, (0, 1)),
     ("checkpoint", signal.SIGUSR2, (1,)),
     ("checkpoint", signal.SIGINT, (0, 1)),

@@ -275,7 +275,7 @@ def test_gc_leaves_a_run_that_is_written(three: Path, marl: Call) -> None:
 
 def test_doctor_tells_of_damage_and_what_to_do(three: Path, marl: Call) -> None:
     path = three / "alpha-1" / "metrics.jsonl"
-    path.write_text(path.read_text().replace("1.5", "9.5"))
+    path.write_text(path.read_text().replace(": 1.5,", ": 9.5,", 1))
     code, out, _ = marl("doctor", "--json")
     assert code == 1
     findings = json.loads(out)

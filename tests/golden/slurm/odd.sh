@@ -35,8 +35,9 @@ module load cuda/12.4
 export SUBMITIT_EXECUTOR=slurm
 "$python" -m slurm.attempt begin "$run"; code=$?
 [ $code = 10 ] && exit 0; [ $code = 0 ] || exit $code
-# A process that fails ends the others; srun itself speaks to logs/*.srun.log.
+# A process that fails ends the others; srun itself speaks to logs/*.srun.log. Since
+# Slurm 22.05 it does not know how many cores a process has unless it is told.
 srun --unbuffered --kill-on-bad-exit=1 --wait=0 --open-mode=append \
-    --output="$logs.rank%t.log" "${srun_options[@]}" "$python" -m slurm.job "$run" \
-    2>>"$logs.srun.log"
+    --cpus-per-task="$SLURM_CPUS_PER_TASK" --output="$logs.rank%t.log" \
+    "${srun_options[@]}" "$python" -m slurm.job "$run" 2>>"$logs.srun.log"
 exec "$python" -m slurm.attempt end "$run" $?

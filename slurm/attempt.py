@@ -9,14 +9,15 @@ happen twice without harm.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from experiments.tracking import view
@@ -46,9 +47,12 @@ def begin(run_dir: Path) -> int:
         what = "was cancelled" if job.is_cancelled else "is complete"
         print(f"run {job.id} {what}: nothing to do")
         return NOTHING_TO_DO
-    bad = _bad_nodes(_job_id()) & set(_hosts())
+    counts, hosts = record.add_lost(run_dir, _lost_nodes(job)), _hosts()
+    record.begin_attempt(run_dir, hosts)
+    bad = {node for node in hosts if counts.get(node, 0) >= _FAILURES_OF_A_NODE}
     if bad:
         print(f"{', '.join(sorted(bad))} failed {_FAILURES_OF_A_NODE} times under this job")
+        record.end_attempt(run_dir)
         _avoid(_job_id(), bad)
         return NOTHING_TO_DO
     return 0
@@ -66,6 +70,7 @@ def end(run_dir: Path, code: int) -> int:
         if _LOST.search(said):
             _wait_for_slurm()
             return _again(job, one, code)
+        record.end_attempt(run_dir)
         print(f"run {job.id} has failed (exit code {code}); it is not queued again")
     return code
 
@@ -82,6 +87,7 @@ def _wait_for_slurm() -> None:
 
 
 def _again(job: record.Job, one: view.RunView, code: int) -> int:
+    record.end_attempt(job.run_dir)
     attempts = one.attempt - job.attempts_before
     way_out = f"go on with it by: marl jobs resume {job.id}"
     if record.read(job.run_dir).is_cancelled:
@@ -118,15 +124,23 @@ def _first_death(said: str, code: int) -> str:
     return f"srun ended with exit code {code}"
 
 
-def _bad_nodes(job_id: str) -> set[str]:
-    """Nodes that were lost more than once under this job, as accounting remembers it."""
-    words = ("sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", "-j", job_id)
-    try:
-        failed = cluster.call(*words, "--format=FailedNode%60").split()
-    except ConfigError:
-        return set()
-    counts = Counter(name for name in failed if name not in ("None", "Unknown"))
-    return {name for name, count in counts.items() if count >= _FAILURES_OF_A_NODE}
+def _lost_nodes(job: record.Job) -> list[str]:
+    """Nodes of the attempt before that did not survive it: down, or started again since then.
+
+    An attempt that came to its end on its nodes has lost none.
+    """
+    if not job.attempts or job.attempts[-1]["has_ended"]:
+        return []
+    before, lost = job.attempts[-1], []
+    for node in before["nodes"]:
+        try:
+            facts = cluster.facts("node", node)[0]
+            started = datetime.fromisoformat(facts.get("SlurmdStartTime", "")).timestamp()
+        except (ConfigError, IndexError, ValueError):  # it never answered since Slurm was started
+            started = math.inf
+        if started > before["time"] or re.search(r"DOWN|\*", facts.get("State", "DOWN")):
+            lost.append(node)
+    return lost
 
 
 def _hosts() -> list[str]:
@@ -136,10 +150,7 @@ def _hosts() -> list[str]:
 
 
 def _avoid(job_id: str, nodes: set[str]) -> None:
-    """Queue the job again, on other nodes; it is held while its request is changed.
-
-    A process of its own does it: this one is ended with the job.
-    """
+    """Queue the job again, on other nodes; it is held while its request is changed."""
     excluded = ",".join(sorted(nodes))
     steps = (
         f"scontrol requeuehold {job_id}",

@@ -34,6 +34,8 @@ class Job:
     submissions: tuple[Mapping[str, Any], ...]
     """job_id, time and what it waits for, the newest last."""
     is_cancelled: bool
+    attempts: tuple[Mapping[str, Any], ...]
+    """nodes, time and has_ended of every attempt that the batch script began."""
     words: tuple[str, ...]
     """Settings that were changed when it was resumed."""
 
@@ -96,6 +98,7 @@ def read(run_dir: Path) -> Job:
             resources=Resources.model_validate(values["resources"], strict=False),
             submissions=tuple(values["submissions"]),
             is_cancelled=bool(values.get("is_cancelled")),
+            attempts=tuple(values.get("attempts", ())),
             words=tuple(values.get("words", ())),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -131,6 +134,38 @@ def add_submission(run_dir: Path, job_id: str, **facts: Any) -> None:
         job["submissions"] = [*others, {"job_id": job_id, "time": time.time(), **facts}]
 
     spool.update_json(run_dir / spool.JOB, add)
+
+
+def begin_attempt(run_dir: Path, nodes: Sequence[str]) -> None:
+    """An attempt begins on these nodes."""
+    attempt = {"nodes": list(nodes), "time": time.time(), "has_ended": False}
+
+    def add(job: dict[str, Any]) -> None:
+        job["attempts"] = [*job.get("attempts", []), attempt]
+
+    spool.update_json(run_dir / spool.JOB, add)
+
+
+def end_attempt(run_dir: Path) -> None:
+    """The attempt that began last came to its end, good or bad: its nodes were there."""
+
+    def end(job: dict[str, Any]) -> None:
+        for attempt in job.get("attempts", [])[-1:]:
+            attempt["has_ended"] = True
+
+    spool.update_json(run_dir / spool.JOB, end)
+
+
+def add_lost(run_dir: Path, nodes: Sequence[str]) -> dict[str, int]:
+    """These nodes were lost under the run; returns how often each node was."""
+
+    def add(job: dict[str, Any]) -> None:
+        lost = job.setdefault("lost", {})
+        for node in nodes:
+            lost[node] = lost.get(node, 0) + 1
+
+    counts: dict[str, int] = spool.update_json(run_dir / spool.JOB, add)["lost"]
+    return counts
 
 
 def set_words(run_dir: Path, words: Sequence[str]) -> None:

@@ -115,7 +115,7 @@ class Desk:
                 environment = (path / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
-            is_of_run = b"slurm.job" in words and str(self.runs / run).encode() in words
+            is_of_run = words[1:4] == [b"-m", b"slurm.job", str(self.runs / run).encode()]
             if is_of_run and f"SLURM_PROCID={rank}".encode() in environment:
                 return int(path.name)
         raise AssertionError(f"no process {rank} of {run}\n{self.logs(run)}")

@@ -100,7 +100,9 @@ def states(job_ids: Iterable[str]) -> dict[str, JobState]:
 def _queue(wanted: set[str]) -> dict[str, JobState]:
     form = _SEPARATOR.join(("%i", "%T", "%r", "%P", "%N"))
     found: dict[str, JobState] = {}
-    for line in call("squeue", "--noheader", "--array", "--states=all", "-o", form).splitlines():
+    for line in call(
+        "squeue", "--me", "--noheader", "--array", "--states=all", "-o", form
+    ).splitlines():
         job_id, state, reason, partition, nodes = (line.split(_SEPARATOR) + [""] * 4)[:5]
         if job_id in wanted:
             found[job_id] = JobState(job_id, state, _plain(reason), partition, nodes)

@@ -116,13 +116,12 @@ def _made(runs: Path, name: str, fill: Callable[[Path], None]) -> Path:
 
 
 def _files() -> Iterator[str]:
-    """The repository's files: what git knows or does not ignore, without what is gone."""
-    words = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        done = subprocess.run(words, capture_output=True, check=False)
-        listed = done.stdout.decode().split("\0") if done.returncode == 0 else []
-    except FileNotFoundError:
-        listed = []
+    """The repository's files: what git knows or does not ignore, without what is gone.
+
+    Hidden files that git does not know are left out: they may hold secrets.
+    """
+    others = _listed("--others", "--exclude-standard")
+    listed = _listed("--cached") + [n for n in others if not Path(n).name.startswith(".")]
     if not any(listed):
         paths = [path for part in _PARTS for path in (ROOT / part).rglob("*")]
         paths += [ROOT / part for part in _PARTS]
@@ -131,6 +130,15 @@ def _files() -> Iterator[str]:
         path = ROOT / name
         if path.is_file() and not path.is_symlink() and path.stat().st_size <= _LARGEST:
             yield name
+
+
+def _listed(*options: str) -> list[str]:
+    words = ["git", "-C", str(ROOT), "ls-files", "-z", *options]
+    try:
+        done = subprocess.run(words, capture_output=True, check=False)
+    except FileNotFoundError:
+        return []
+    return done.stdout.decode(errors="surrogateescape").split("\0") if not done.returncode else []
 
 
 def _compiled() -> list[str]:

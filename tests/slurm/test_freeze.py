@@ -38,7 +38,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_edited_later_is_not_in_the_copy(repository: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     (repository / "marlcore" / "new.py").write_text("NEW = 1\n")  # not committed
+    (repository / ".env").write_text("TOKEN=1\n")
     code = freeze.freeze_code(runs)
+    assert not (code / ".env").exists()
     (repository / "marlcore" / "a.py").write_text("A = 2\n")
     assert (code / "marlcore" / "a.py").read_text() == "A = 1\n"
     assert (code / "marlcore" / "new.py").exists()

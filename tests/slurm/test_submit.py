@@ -21,7 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A runs directory, and no Slurm on the path."""
     monkeypatch.setenv("MARL_RUNS_DIR", str(tmp_path / "runs"))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{shutil.which('git')[:-4]}")  # type: ignore[index]
+    git = shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    if git is not None:
+        (tmp_path / "bin" / "git").symlink_to(git)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     return tmp_path / "runs"

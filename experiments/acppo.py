@@ -23,8 +23,7 @@ SCRIPT = Script(
     algorithm=ACPPOConfig(),
     named={
         **_named.COMMON,
-        # A decision is then discounted as MAPPO's 0.99 and 0.95 do it; with the defaults' shorter
-        # horizon the arms sometimes stop before the hole (docs/LOG.md).
+        # A decision is then discounted as MAPPO's 0.99 and 0.95 do it.
         "quickstart": _named.merged(
             _named.QUICKSTART,
             {

@@ -23,13 +23,14 @@ def submit(
     """Hand runs to Slurm, several as an array, and say so; the script is kept with the first."""
     script = jobs[0].run_dir / SCRIPT
     script.write_text(script_of(jobs, parallel), encoding="utf-8")
+    before = [read_view(job.run_dir).attempt for job in jobs]  # the job may start at once
     for _ in range(chain):
         options = [f"--dependency={dependency}"] if dependency else []
         job_id = cluster.submit(script, *options)
         for index, job in enumerate(jobs):
             own = f"{job_id}_{index}" if len(jobs) > 1 else job_id
-            before = read_view(job.run_dir).attempt
-            record.add_submission(job.run_dir, own, dependency=dependency, attempts_before=before)
+            facts = {"dependency": dependency, "attempts_before": before[index]}
+            record.add_submission(job.run_dir, own, **facts)
             print(f"run {job.id}: Slurm job {own}" + (f", {dependency}" if dependency else ""))
         dependency = f"afterany:{job_id}"
     some = jobs[0].id if len(jobs) == 1 else ""

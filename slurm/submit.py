@@ -115,6 +115,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         return _dry_run(script, len(commands), wanted, arguments)
     if arguments.local is None and not cluster.is_here():
         cluster.call("sbatch", "--version")  # refuses
+    dependency = _dependency(arguments.after)
     runs = _rundir.runs_dir().resolve()
     code, python = freeze.freeze_code(runs), freeze.freeze_environment(runs)
     ids = _ids(script, arguments.id, commands, arguments.seeds)
@@ -130,7 +131,6 @@ def _submit(arguments: argparse.Namespace) -> int:
     ]
     if arguments.local is not None:
         return send.run_here(jobs[0], arguments.local)
-    dependency = _dependency(arguments.after)
     try:
         send.submit(jobs, parallel=arguments.parallel, dependency=dependency, chain=arguments.chain)
     except ConfigError:

@@ -62,6 +62,10 @@ def test_what_slurm_refuses_leaves_nothing(desk: Desk) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: sbatch refused: ")
     assert not (desk.runs / "refused").exists()
+    done = desk.call(*words[:2], *SHORT, "--id", "refused", "--after", "nobody")
+    assert done.returncode == 2
+    assert "no run 'nobody'" in done.stderr
+    assert not (desk.runs / "refused").exists()
 
 
 def test_code_that_is_edited_after_the_submission_is_not_used(desk: Desk, tmp_path: Path) -> None:

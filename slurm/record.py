@@ -5,6 +5,7 @@ The run exists before its job does: `create` comes first, then Slurm is asked.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,10 @@ def read(run_dir: Path) -> Job:
                 f"run {run_dir.resolve().name} was never submitted to Slurm; python "
                 "slurm/submit.py submits a new run, marl resume goes on with this one here"
             ) from None
-        raise ConfigError(f"{run_dir / spool.JOB} is damaged: {error}") from None
+        raise ConfigError(
+            f"{run_dir / spool.JOB} is damaged ({type(error).__name__}: {error}); go on with the run "
+            f"here by marl resume {run_dir.resolve().name}"
+        ) from None
 
 
 def find(text: str) -> Job:
@@ -116,13 +120,13 @@ def find(text: str) -> Job:
 
 
 def all_jobs() -> list[Job]:
-    """Of every run that was submitted, the newest last; damaged records are left out."""
+    """Of every run that was submitted, the newest last; damaged records are named and left out."""
     found: list[Job] = []
     for path in sorted(_rundir.runs_dir().glob(f"*/{spool.JOB}")):
         try:
             found.append(read(path.parent))
-        except ConfigError:
-            continue
+        except ConfigError as error:
+            print(f"note: {error}", file=sys.stderr)
     return found
 
 

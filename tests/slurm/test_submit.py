@@ -107,3 +107,13 @@ def test_the_same_job_runs_here_with_two_processes(tmp_path: Path) -> None:
     assert job.argv == ("acppo", "with", "partition", "total_timesteps=4800")
     assert job.code.is_dir()
     assert "process 1 of 2" in done.stdout
+
+
+def test_a_damaged_record_of_a_job_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "r1").mkdir(parents=True)
+    (runs / "r1" / "config.json").write_text("{}")
+    (runs / "r1" / "job.json").write_text("{bad")
+    assert cli.main(["jobs"]) == 0
+    assert "job.json is damaged" in capsys.readouterr().err
+    assert cli.main(["jobs", "cancel", "r1"]) == 2
+    assert "go on with the run here by marl resume r1" in capsys.readouterr().err

@@ -108,9 +108,10 @@ def read(run_dir: Path) -> Job:
                 f"run {run_dir.resolve().name} was never submitted to Slurm; python "
                 "slurm/submit.py submits a new run, marl resume goes on with this one here"
             ) from None
+        what = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"{run_dir / spool.JOB} is damaged ({type(error).__name__}: {error}); go on with the run "
-            f"here by marl resume {run_dir.resolve().name}"
+            f"{run_dir / spool.JOB} is damaged ({what}); go on with the run here by marl resume "
+            f"{run_dir.resolve().name}"
         ) from None
 
 

@@ -107,6 +107,16 @@ def on_one_rank() -> FaultyEnv:
     return _OnOneRank("", 8)
 
 
+def slow() -> FaultyEnv:
+    """An environment whose steps take SLOW_S seconds, if that is set: speed is a matter of it."""
+    return _Slow("", 8)
+
+
+class _Slow(FaultyEnv):
+    def _maybe_fail(self, *_: Any) -> None:
+        time.sleep(float(os.environ.get("SLOW_S", "0")))
+
+
 class _OnOneRank(FaultyEnv):
     def reset(self, seed: int | None = None, options: Any = None) -> Any:
         self.num_resets = getattr(self, "num_resets", 0) + 1

@@ -136,7 +136,7 @@ def test_what_is_recorded_later_is_appended(runs: Path, database: Any) -> None:
 def test_a_rewind_takes_points_and_metrics_back(runs: Path, database: Any) -> None:
     run_dir = make_run("r1", ends=False)
     spool = open_spool(run_dir)
-    recorder = spool.recorder(resumed_at=0)
+    recorder = spool.recorder(resumed_at=100)
     recorder.record({"only/late": 1.0}, step=150)
     recorder.close()
     spool.close()

@@ -145,15 +145,38 @@ def evaluate_policy(
     deterministic: bool,
     device: torch.device,
 ) -> EvaluationResult:
-    noise = None if deterministic else NoiseSource(make_generator(seed, "evaluation"))
-    num_envs = min(config.training.num_envs, num_episodes)
-    env = make_environments(config, seed=seed + EVALUATION_SEED_OFFSET, num_envs=num_envs)
+    env = make_evaluation_environments(config, seed=seed, num_episodes=num_episodes)
     with contextlib.closing(env):
-        return evaluate(
-            policy,
-            env,
-            num_episodes=num_episodes,
-            noise=noise,
-            device=device,
-            should_stop=_stop.should_stop,
-        )
+        return evaluate_in(env, policy, num_episodes, seed, deterministic, device)
+
+
+def make_evaluation_environments(
+    config: ExperimentConfig, *, seed: int, num_episodes: int
+) -> VectorEnv:
+    """Make environments of fresh episodes, no more of them than episodes."""
+    num_envs = min(config.training.num_envs, num_episodes)
+    return make_environments(config, seed=seed + EVALUATION_SEED_OFFSET, num_envs=num_envs)
+
+
+def evaluate_in(
+    env: VectorEnv,
+    policy: Policy,
+    num_episodes: int,
+    seed: int,
+    deterministic: bool,
+    device: torch.device,
+) -> EvaluationResult:
+    """Evaluate until all episodes are done, or a signal asks to stop.
+
+    Raises:
+        EvaluationStoppedError: it did.
+    """
+    noise = None if deterministic else NoiseSource(make_generator(seed, "evaluation"))
+    return evaluate(
+        policy,
+        env,
+        num_episodes=num_episodes,
+        noise=noise,
+        device=device,
+        should_stop=_stop.should_stop,
+    )

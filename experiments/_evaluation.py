@@ -12,7 +12,9 @@ from experiments import _stop
 from experiments._build import (
     EVALUATION_SEED_OFFSET,
     choose_device,
+    evaluate_in,
     make_environments,
+    make_evaluation_environments,
     make_policy,
 )
 from experiments._rundir import read_config
@@ -22,10 +24,9 @@ from marlcore.config import ExperimentConfig, OpenVLAConfig
 from marlcore.config_errors import parse_config
 from marlcore.durable import patiently
 from marlcore.envs import VectorEnv, make_vector_env
-from marlcore.evaluation import EvaluationResult, evaluate, record_video
+from marlcore.evaluation import EvaluationResult, record_video
 from marlcore.policies.layout import Kept
 from marlcore.policies.protocol import Policy
-from marlcore.rng import NoiseSource, make_generator
 
 
 def evaluate_run(
@@ -45,19 +46,10 @@ def evaluate_run(
         EvaluationStoppedError: a signal asked to stop meanwhile.
     """
     config, device = _settings_of(checkpoint)
-    num_envs = min(config.training.num_envs, num_episodes)
-    noise = None if deterministic else NoiseSource(make_generator(seed, "evaluation"))
-    env = make_environments(config, seed=seed + EVALUATION_SEED_OFFSET, num_envs=num_envs)
+    env = make_evaluation_environments(config, seed=seed, num_episodes=num_episodes)
     with contextlib.closing(env):
         policy, state = load_policy(checkpoint, env)
-        outcome = evaluate(
-            policy,
-            env,
-            num_episodes=num_episodes,
-            noise=noise,
-            device=device,
-            should_stop=_stop.should_stop,
-        )
+        outcome = evaluate_in(env, policy, num_episodes, seed, deterministic, device)
     if video is not None:
         print(f"filming an episode to {video}", flush=True)
         patiently(

@@ -78,7 +78,7 @@ def end(run_dir: Path, code: int) -> int:
 def _wait_for_slurm() -> None:
     """Give Slurm the time to notice that a node is lost: it queues the job again by itself.
 
-    It remembers the node, too, and ends this process.
+    It ends this process then, before the attempt is marked as ended: the node counts as lost.
     """
     seconds = int((cluster.configuration().get("SlurmdTimeout", "").split() or ["300"])[0])
     print(f"a node does not answer; Slurm notices within {seconds} s and queues the job again")

@@ -54,7 +54,7 @@ def check_accounting(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             f"no accounting (AccountingStorageType={kind}): {age} after a job has ended nobody "
-            "knows how it did, and jobs do not avoid nodes that failed twice",
+            "knows how it did",
             "AccountingStorageType=accounting_storage/slurmdbd in slurm.conf, and a slurmdbd",
         )
         return

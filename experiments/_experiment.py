@@ -24,7 +24,7 @@ from experiments._words import Words, read_words
 from experiments.tracking import failures, mongo
 from experiments.tracking.follower import Follower
 from experiments.tracking.redaction import refuse_in_config
-from experiments.tracking.spool import JOB, Spool, open_spool, read_events, read_json
+from experiments.tracking.spool import JOB, TRIAL, Spool, open_spool, read_events, read_json
 from experiments.tracking.view import flat
 from marlcore.config import ExperimentConfig
 from marlcore.config_errors import ConfigError
@@ -176,8 +176,8 @@ def _start(
 
 
 def _submitted(run_dir: Path) -> list[str]:
-    """The command line that submitted a run, if this is its first start."""
-    argv = read_json(run_dir / JOB, {}).get("argv")
+    """The command line that a job or a sweep has for a run, if this is its first start."""
+    argv = read_json(run_dir / JOB, {}).get("argv") or read_json(run_dir / TRIAL, {}).get("argv")
     has_started = any(event["event"] == "start" for event in read_events(run_dir))
     return argv if isinstance(argv, list) and not has_started else []
 

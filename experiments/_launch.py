@@ -22,7 +22,7 @@ from marlcore.config import ExperimentConfig
 from marlcore.config_errors import ConfigError
 from marlcore.rendezvous import place
 
-_LAUNCHER = "MARL_LAUNCHER"
+LAUNCHER = "MARLLAUNCHER"
 _PATIENCE_S = 30.0
 """How long the others may go on once one process has failed."""
 
@@ -61,7 +61,7 @@ def launch(num_processes: int, command: Sequence[str], run_dir: Path) -> int:
     with _forwarded_to(processes):
         for rank in range(num_processes):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **counts, **address}
-            own[_LAUNCHER] = str(os.getpid())
+            own[LAUNCHER] = str(os.getpid())
             processes.append(subprocess.Popen(command, env={**os.environ, **own}))
         code, death = _wait(processes)
     if death is not None and run_dir.is_dir():
@@ -71,7 +71,7 @@ def launch(num_processes: int, command: Sequence[str], run_dir: Path) -> int:
 
 def end_with_launcher() -> None:
     """Be told to save and end when the launcher is killed; nothing where there is none."""
-    launcher = os.environ.pop(_LAUNCHER, None)
+    launcher = os.environ.pop(LAUNCHER, None)
     if launcher is not None:
         from marlcore.envs.worker import die_with
 

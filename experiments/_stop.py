@@ -2,8 +2,8 @@
 
 A second one stops at once; under a scheduler, which repeats its own before it kills, only a second
 SIGINT does. What a stopped run is called: INTERRUPTED after SIGINT (a person),
-PREEMPTED after SIGTERM and SIGUSR2 (a scheduler, a shutdown), TIMEOUT after SIGXCPU (a limit of CPU
-time), and where a scheduler's time limit is near.
+PREEMPTED after SIGTERM and SIGUSR2 (a scheduler, a shutdown), PRUNED after SIGUSR1 (a sweep),
+TIMEOUT after SIGXCPU (a limit of CPU time), and where a scheduler's time limit is near.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ STATUSES = {
     "SIGINT": "INTERRUPTED",
     "SIGTERM": "PREEMPTED",
     "SIGUSR2": "PREEMPTED",
+    "SIGUSR1": "PRUNED",
     "SIGXCPU": "TIMEOUT",
     TIME_LIMIT: "TIMEOUT",
 }

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -126,8 +126,8 @@ def _lookup(section: type[Section], parts: list[str]) -> tuple[type[BaseModel], 
             return model, meaning, index if not meaning or _is_model(model) else leaf
         meaning, leaf = _sentence(field.description or ""), index
         if not _is_model(field.annotation):
-            rest = parts[index + 1 :]
-            return model, meaning, index + (1 if rest and not rest[0].isdecimal() else 0)
+            is_entry = get_origin(field.annotation) is dict and len(parts) > index + 1
+            return model, meaning, index + is_entry
         model = field.annotation  # pyright: ignore[reportAssignmentType]
     return model, meaning, leaf
 

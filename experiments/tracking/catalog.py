@@ -19,7 +19,8 @@ from marlcore.config_errors import ConfigError, show
 _DIGITS = 7
 _FIELDS = (
     *("experiment.name", "config", "status", "start_time", "stop_time", "heartbeat"),
-    *("host.hostname", "info.run_id", "info.attempts", "info.provenance.git", "omniboard"),
+    *("host.hostname", "info.run_id", "info.attempts", "info.provenance.git", "info.trial"),
+    "omniboard",
     "fail_trace",
 )
 
@@ -193,7 +194,7 @@ def _view_of(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float
 
 def _view(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float]]) -> RunView:
     info, notes = document.get("info") or {}, document.get("omniboard") or {}
-    git = (info.get("provenance") or {}).get("git") or {}
+    git, trial = (info.get("provenance") or {}).get("git") or {}, info.get("trial") or {}
     heartbeat, status = _seconds(document.get("heartbeat")), document.get("status", "")
     if status == view.RUNNING and time.time() - (heartbeat or 0.0) > view.DEAD_AFTER_S:
         status = view.DEAD
@@ -218,6 +219,9 @@ def _view(document: Mapping[str, Any], metrics: Mapping[str, tuple[int, float]])
         error=read.last_line(trace),
         where="mongo",
         mongo_id=document["_id"],
+        study=str(trial.get("study", "")),
+        trial=trial.get("trial"),
+        role=str(trial.get("role", "")),
     )
 
 

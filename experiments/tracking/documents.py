@@ -80,6 +80,7 @@ def info(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for s in starts
         ],
         "provenance": storable(last["provenance"]),
+        **({"trial": storable(last["trial"])} if "trial" in last else {}),
     }
 
 

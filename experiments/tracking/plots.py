@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from experiments.tracking import page
 from experiments.tracking.compare import Comparison, Group, Member
 from experiments.tracking.export import check_output
 from marlcore.config_errors import ConfigError
@@ -126,15 +127,7 @@ def write_html(comparison: Comparison, path: Path) -> None:
         _pair_table(comparison),
         f"<footer>{escape(_method(comparison))}</footer>",
     ]
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>{title}</title><style>{_CSS}</style></head>
-<body>
-{chr(10).join(part for part in body if part)}
-</body>
-</html>
-"""
-    write_whole(path, page.encode("utf-8", "xmlcharrefreplace"))
+    write_whole(path, page.page(title, body))
 
 
 def _warnings(texts: Sequence[str]) -> str:
@@ -146,22 +139,6 @@ def _warnings(texts: Sequence[str]) -> str:
 
 
 _SHOWN_WARNINGS = 3
-_CSS = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; max-width: 1150px;
-       margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.4em; margin-bottom: 0; } h2 { font-size: 1.1em; margin-top: 2em; }
-table { border-collapse: collapse; } th, td { text-align: left; vertical-align: top;
-        padding: .35em 1.2em .35em 0; border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
-td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.swatch { display: inline-block; width: 1.6em; height: .25em; vertical-align: .25em;
-          margin-right: .5em; }
-.warning { background: #fff4d6; border-left: 4px solid #E69F00; padding: .3em .8em;
-           margin: .4em 0; }
-summary { background: #fff4d6; padding: .3em .8em; cursor: pointer; }
-footer { color: #666; font-size: .9em; margin-top: 2em; max-width: 60em; }
-"""
-_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
-"""plotly.js 4 would have a button that uploads the chart unless told otherwise."""
 
 
 def _chart(comparison: Comparison) -> str:
@@ -187,7 +164,7 @@ def _chart(comparison: Comparison) -> str:
         full_html=False,
         include_plotlyjs=True,
         div_id="chart",  # not a random one: the same comparison is the same page
-        config=_CONFIG,
+        config=page.CHART,
     )
     return chart
 
@@ -259,7 +236,7 @@ def _group_table(comparison: Comparison) -> str:
             (swatch + escape(group.label), group.score.text(), group.size, "<br>".join(runs))
         )
     heads = ("group", "final score", "seeds", "runs (seed, final score)")
-    return "<h2>Final scores</h2>\n" + _table(heads, rows)
+    return "<h2>Final scores</h2>\n" + page.table(heads, rows)
 
 
 def _pair_table(comparison: Comparison) -> str:
@@ -270,19 +247,7 @@ def _pair_table(comparison: Comparison) -> str:
         for pair in comparison.pairs
     ]
     heads = ("a random run of the first above one of the second", "probability")
-    return "<h2>Probability of improvement</h2>\n" + _table(heads, rows)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Of cells that are HTML; the second column holds numbers."""
-    lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
-    for row in rows:
-        cells = (
-            f'<td class="number">{cell}</td>' if place == 1 else f"<td>{cell}</td>"
-            for place, cell in enumerate(row)
-        )
-        lines.append("<tr>" + "".join(cells) + "</tr>")
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
+    return "<h2>Probability of improvement</h2>\n" + page.table(heads, rows)
 
 
 def _method(comparison: Comparison) -> str:

@@ -19,6 +19,7 @@ from experiments.tracking.spool import (
     METRICS,
     NOTES,
     REPLICA,
+    TRIAL,
     is_alive,
     read_events,
     read_heartbeat,
@@ -28,7 +29,7 @@ from experiments.tracking.view import RunView, Series
 from marlcore.durable import unseal
 from marlcore.recording import Record, add_line, read_records
 
-INDEX = ".index-2.sqlite"
+INDEX = ".index-3.sqlite"
 """Its number changes with its tables."""
 _TAILS = (64 * 1024, 4 * 2**20)
 """Bytes at the end of a metrics file in which the last values are looked for."""
@@ -50,7 +51,7 @@ def _read_view(run_dir: Path) -> RunView:
     last = next((e for e in reversed(events) if e["event"] in ("start", "end")), None)
     records = _last_records(run_dir / METRICS)
     notes, replica = read_json(run_dir / NOTES, {}), read_json(run_dir / REPLICA, {})
-    values = read_json(run_dir / CONFIG, {})
+    values, trial = read_json(run_dir / CONFIG, {}), read_json(run_dir / TRIAL, {})
     config = view.flat(values)
     provenance = starts[-1]["provenance"] if starts else {}
     git = provenance.get("git") or {}
@@ -74,6 +75,9 @@ def _read_view(run_dir: Path) -> RunView:
         error=last_line(last.get("fail_trace")) if last is not None else None,
         where="both" if replica.get("number") is not None else "disk",
         mongo_id=replica.get("number"),
+        study=str(trial.get("study", "")),
+        trial=trial.get("trial"),
+        role=str(trial.get("role", "")),
         directory=str(run_dir),
     )
 

@@ -8,6 +8,7 @@
     notes.json       tags and notes, of `marl tag` and `marl note`
     replica.json     how far MongoDB has it
     job.json         what was submitted to a scheduler (slurm.record)
+    trial.json       study and trial of a sweep's run (sweeps.objective)
 
 Only one process writes, the first of a run's; it holds a lock on `lock`. Everything else about a
 run (status, attempts, duration) is derived from these files.
@@ -38,7 +39,8 @@ from marlcore.recording import JsonLinesRecorder
 
 EVENTS, METRICS, OUTPUT = "events.jsonl", "metrics.jsonl", "stdout.log"
 CONFIG, NOTES, REPLICA = "config.json", "notes.json", "replica.json"
-HEARTBEAT, LOCK, JOB = "heartbeat", "lock", "job.json"
+HEARTBEAT, LOCK = "heartbeat", "lock"
+JOB, TRIAL = "job.json", "trial.json"
 FROZEN = ".frozen"
 """Beside the runs: code and packages of jobs (slurm.freeze)."""
 BEAT_EVERY_S = 5.0
@@ -69,6 +71,8 @@ class Spool:
 
     def start(self, **facts: Any) -> None:
         """The attempt begins; `facts` are plain data (what Sacred knows, provenance)."""
+        if trial := read_json(self.run_dir / TRIAL, {}):
+            facts["trial"] = {name: trial[name] for name in trial if name != "argv"}
         self._event("start", attempt=self.attempt, pid=os.getpid(), host=platform.node(), **facts)
 
     def end(self, status: str, **facts: Any) -> None:
@@ -186,6 +190,13 @@ def unwritten(run_dir: Path) -> Iterator[bool]:
         yield locks.take(lock, wait=False)
     finally:
         os.close(lock)
+
+
+def is_written(run_dir: Path) -> bool:
+    """Whether a process writes the run, here or on another machine."""
+    with unwritten(run_dir) as is_free:
+        sign = read_heartbeat(run_dir)
+        return not is_free or (is_alive(sign) and not has_ended(run_dir))
 
 
 def note_death(run_dir: Path, what: str) -> None:

@@ -12,6 +12,8 @@ DEAD = "DEAD"
 """Its process is gone without having said how it ended. Never written, always derived."""
 NEW = "NEW"
 """Its directory was made, and nothing recorded yet."""
+PRUNED = "PRUNED"
+"""A sweep saw that it was not worth to go on; `marl resume` would."""
 QUEUED = "QUEUED"
 """It waits for a scheduler to start it."""
 DAMAGED = "DAMAGED"
@@ -51,6 +53,12 @@ class RunView:
     """disk, mongo or both."""
     mongo_id: Any = None
     """Its number in MongoDB and Omniboard; of a run that others wrote, whatever they took."""
+    study: str = ""
+    """Of a sweep's run: its study."""
+    trial: int | None = None
+    """Its number there."""
+    role: str = ""
+    """tuning, or test for a run on a fresh seed."""
     directory: str | None = None
     """Where it lies; None if MongoDB alone has it."""
 

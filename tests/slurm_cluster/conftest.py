@@ -12,10 +12,10 @@ from tests.slurm_cluster.cluster import Cluster, running_cluster, why_not
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A running cluster; where MARL_REQUIRE_SLURM is set, its absence is a failure."""
+    """A running cluster; where MARL_REQUIRE_SERVERS is set, its absence is a failure."""
     reason = why_not()
     if reason is not None:
-        if os.environ.get("MARL_REQUIRE_SLURM"):
+        if os.environ.get("MARL_REQUIRE_SERVERS"):
             pytest.fail(reason)
         pytest.skip(reason)
     with running_cluster() as running:

@@ -1,0 +1,179 @@
+"""Begin a sweep, or go on with it; the same command again goes on after whatever happened.
+
+    python sweeps/launch.py sweeps/acppo.yaml --trials 12 --workers 2
+    python sweeps/launch.py sweeps/acppo.yaml --study long --trials 40 with total_timesteps=40000
+    python sweeps/launch.py sweeps/acppo_wide.yaml --trials 200 --workers 16 --slurm gpu
+
+Every trial is some runs, one a seed, which `marl runs study=acppo` shows. Behind `with` stands what
+the sweep's script takes, over what the file has. `python sweeps/report.py STUDY` reads the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: import from the repository, not from this directory
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from experiments import _stop
+from experiments._output import print_error
+from experiments.evaluate import Parser
+from marlcore.config_errors import ConfigError
+from marlcore.durable import write_whole
+from sweeps import definition, local, report, storage
+from sweeps.definition import Definition
+from sweeps.results import read_results
+from sweeps.storage import Storage
+from sweeps.study import Study
+
+_CHANGES = (
+    ("trials", "configurations that are tried"),
+    ("finalists", "how many of the best are run again on fresh seeds"),
+)
+"""Keys of the file that the command line sets."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Launch; returns the exit code."""
+    try:
+        words = sys.argv[1:] if argv is None else list(argv)
+        return _launch(_parser().parse_intermixed_args(words))
+    except ConfigError as error:
+        print_error(error)
+        return 2
+    except (KeyboardInterrupt, _stop.StopAtOnceError):
+        return 130
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python sweeps/launch.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("words", nargs="+", metavar="SWEEP with WORD", help="file, or its name")
+    for name, meaning in _CHANGES:
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at once (1)")
+    parser.add_argument("--study", metavar="NAME", help="the file's name unless given")
+    parser.add_argument("--slurm", metavar="PRESET", help="an array of workers on a cluster")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done")
+    return parser
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    wanted, kept = _read(arguments)
+    if arguments.dry_run:
+        print_plan(wanted, kept, arguments.workers)
+        return 0
+    folder = storage.sweeps_dir() / wanted.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "launcher.lock", "w", encoding="utf-8") as lock, _stop.install():
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another launch.py works on study {wanted.name}; wait for it, or stop it"
+            ) from None
+        with closing(Study(wanted, kept)) as study:
+            write_whole(folder / storage.SWEEP, _written(wanted))
+            print(f"study {wanted.name} in {folder}, {kept}", flush=True)
+            if arguments.slurm is not None:
+                from sweeps import cluster
+
+                return cluster.submit(study, folder.resolve(), arguments.slurm, arguments.workers)
+            code = local.run_workers(study, folder, arguments.workers)
+            return _conclude(study, folder, code)
+
+
+def _read(arguments: argparse.Namespace) -> tuple[Definition, Storage]:
+    file, *words = arguments.words
+    if words and words[0] != "with":
+        raise ConfigError(f"{words[0]}: one sweep at a time; settings follow `with`")
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers {arguments.workers} is refused; give a number from 1")
+    changes: dict[str, Any] = {
+        name: value for name, _ in _CHANGES if (value := getattr(arguments, name)) is not None
+    }
+    wanted = definition.read_file(file, changes=changes, words=words[1:], name=arguments.study)
+    return wanted, storage.storage_of(storage.sweeps_dir() / wanted.name)
+
+
+def _written(wanted: Definition) -> str:
+    values = wanted.sweep.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return json.dumps({"name": wanted.name, "sweep": values}, indent=1) + "\n"
+
+
+def print_plan(wanted: Definition, kept: Storage, num_workers: int) -> None:
+    """Print what a launch would do."""
+    sweep = wanted.sweep
+    num_finalists = (sweep.finalists + sweep.baseline) if sweep.test_seeds else 0
+    tests = num_finalists * len(sweep.test_seeds)
+    total = sweep.trials * len(sweep.tuning_seeds) + tests
+    print(f"study {wanted.name}, {kept}")
+    print(f"{sweep.trials} trials by {sweep.sampler}, {sweep.metric}, {sweep.direction}")
+    for axis in wanted.space.axes:
+        d = axis.dimension
+        values = ", ".join(map(str, d.choices)) or f"{d.low:g} to {d.high:g}, {d.scale}"
+        print(f"  {axis.key}: {values}")
+    baseline = wanted.baseline()
+    if sweep.baseline and baseline is None:
+        print("the experiment as it is lies outside the space: it is not among the trials")
+    print(
+        f"at most {total} runs ({len(sweep.tuning_seeds)} tuning seeds, {len(sweep.test_seeds)} "
+        f"test seeds), {num_workers} at once; for example"
+    )
+    params = baseline or {n: _middle(d) for n, d in wanted.space.distributions.items()}
+    words = " ".join(wanted.words(params, sweep.tuning_seeds[0]))
+    print(f"  python experiments/{wanted.script.name}.py with {words}")
+
+
+def _middle(distribution: Any) -> Any:
+    choices = getattr(distribution, "choices", None)
+    return choices[0] if choices else distribution.low
+
+
+def _conclude(study: Study, folder: Path, code: int) -> int:
+    """Print and write the results; returns the exit code."""
+    logs = f"{folder}/worker-*.log"
+    if code in (local.REFUSED, local.HOPELESS, 1):
+        for line in _errors(folder):
+            print(line, file=sys.stderr)
+        print(f"the workers ended early; what they said is in {logs}", file=sys.stderr)
+        return 1 if code != local.REFUSED else 2
+    results = read_results(study)
+    print()
+    report.print_results(study, results)
+    if results.rows:
+        report.print_files(report.write(study, results, folder))
+    if code:
+        print("\ngo on by the same command", file=sys.stderr)
+        return code
+    return 0 if results.winner is not None else 1
+
+
+def _errors(folder: Path) -> list[str]:
+    """The last error that workers told."""
+    newest = max(folder.glob("worker-*.log"), key=os.path.getmtime, default=None)
+    lines = newest.read_text(errors="replace").splitlines() if newest else []
+    return [line for line in lines if line.startswith("error: ")][-1:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

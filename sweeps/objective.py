@@ -1,0 +1,323 @@
+"""The objective: a unit of a trial as a recorded run, trained in a process of its own.
+
+The run is an ordinary one: it can be looked at, resumed and repeated without the sweep. Its
+directory is made first, with trial.json in it; then its script is told to go on with it, which
+begins it, or goes on from its checkpoint if a worker before died.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy as np
+import optuna
+import sqlalchemy as sa
+
+from experiments import _launch, _rundir, _stop
+from experiments._experiment import resolve_command
+from experiments.tracking import spool, view
+from experiments.tracking.read import read_series, read_view
+from experiments.tracking.view import Series
+from marlcore.durable import write_whole
+from sweeps import ledger
+from sweeps.ledger import Unit
+from sweeps.storage import said
+from sweeps.study import Study
+
+_POLL_S = 0.2
+_LOOK_EVERY_S = 1.0
+"""How often a learning curve is looked at."""
+_KILL_AFTER_S = 600.0
+"""A run that is told to stop ends after its update and a checkpoint."""
+_T = TypeVar("_T")
+DATABASE_ERRORS = (
+    sa.exc.OperationalError,
+    sa.exc.InterfaceError,
+    sa.exc.IntegrityError,
+    optuna.exceptions.StorageInternalError,
+    OSError,
+)
+"""What passes: a server that starts again, a full disk, somebody who was faster."""
+
+
+class LeaseLostError(Exception):
+    """Somebody else has the unit."""
+
+
+class Objective:
+    """Runs units, one at a time.
+
+    Args:
+        study: of the units.
+        log: what the runs print is appended to it.
+    """
+
+    def __init__(self, study: Study, log: IO[bytes]) -> None:
+        self._study, self._log = study, log
+        self._num_tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+        self._renew_at = 0.0
+
+    def run(self, unit: Unit) -> None:
+        """Have the unit's run done, and tell the study; gives the unit back when told to stop."""
+        try:
+            run_dir = self._run_dir(unit)
+            unit = self._renew(unit, run_dir.name)
+            if read_view(run_dir).status == view.COMPLETED:  # its worker died before it could tell
+                self._judge(unit, run_dir)
+            else:
+                self._train(unit, run_dir)
+        except LeaseLostError:
+            print(f"trial {unit.trial}, seed {unit.seed}: the lease is lost; nothing is reported")
+
+    def _train(self, unit: Unit, run_dir: Path) -> None:
+        begin = self._log.seek(0, os.SEEK_END)
+        print(f"trial {unit.trial}, seed {unit.seed}: run {run_dir.name}", flush=True)
+        process = subprocess.Popen(
+            self._command(run_dir),
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,  # Ctrl-C is for the worker, which hands it on
+        )
+        try:
+            is_pruned = self._watch(unit, run_dir, process)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        code = process.returncode
+        if is_pruned and code:
+            patiently(lambda: self._study.finish(unit, ledger.PRUNED))
+        elif code == 0:
+            self._judge(unit, run_dir)
+        elif code in (1, 2):
+            error = read_view(run_dir).error if code == 1 else None
+            patiently(
+                lambda: self._study.finish(
+                    unit, ledger.FAILED, error=error or self._last_line(begin)
+                )
+            )
+        else:
+            how = f"run {run_dir.name} was killed by signal {-code if code < 0 else code - 128}"
+            was_told = code in (_stop.exit_code(name) for name in _stop.STATUSES)
+            patiently(lambda: self._study.release(unit, was_killed=None if was_told else how))
+
+    def _watch(self, unit: Unit, run_dir: Path, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for the process, keep the lease, report the curve; whether the run is pruned."""
+        curve = _Curve(self._study, unit, run_dir)
+        told_at: float | None = None
+        is_pruned = False
+        while True:
+            try:
+                process.wait(_POLL_S)
+                return is_pruned
+            except subprocess.TimeoutExpired:
+                pass
+            if told_at is None:
+                told = _stop.stop_requested()
+                if told is None and curve.is_bad():
+                    is_pruned, told = True, "SIGUSR1"
+                if told is not None:
+                    self._tell(process, told)
+                    told_at = time.monotonic()
+            elif time.monotonic() - told_at > _KILL_AFTER_S:
+                process.kill()
+            if time.monotonic() > self._renew_at:
+                try:
+                    self._renew(unit)
+                except LeaseLostError:
+                    self._tell(process, "SIGTERM")
+                    process.wait()
+                    raise
+                except DATABASE_ERRORS as error:  # the run goes on meanwhile
+                    print(f"the lease is not renewed: {said(error)}", flush=True)
+                    self._renew_at = time.monotonic() + 1.0
+
+    def _tell(self, process: subprocess.Popen[bytes], name: str) -> None:
+        if name == _stop.TIME_LIMIT or (self._num_tasks > 1 and name == "SIGINT"):
+            name = "SIGTERM"  # srun takes the first SIGINT for a question
+        process.send_signal(signal.Signals[name])
+
+    def _judge(self, unit: Unit, run_dir: Path) -> None:
+        metric = self._study.sweep.metric
+        series = read_series(run_dir).get(metric)
+        if series is None:
+            error = f"run {run_dir.name} has no value of {metric}"
+            patiently(lambda: self._study.finish(unit, ledger.FAILED, error=error))
+            return
+        value = score(series)
+        if patiently(lambda: self._study.finish(unit, ledger.DONE, score=value)):
+            print(f"trial {unit.trial}, seed {unit.seed}: {metric} {value:.6g}", flush=True)
+
+    def _renew(self, unit: Unit, run: str | None = None) -> Unit:
+        mine = self._study.renew(unit, run=run)
+        if mine is None:
+            raise LeaseLostError
+        self._renew_at = time.monotonic() + self._study.sweep.lease_s / 4
+        return mine
+
+    def _command(self, run_dir: Path) -> list[str]:
+        python = [sys.executable, "-m", f"experiments.{self._study.definition.script.name}"]
+        words = ["with", f"resume={run_dir}"]
+        if self._num_tasks > 1:
+            cores = os.environ.get("SLURM_CPUS_PER_TASK", "1")
+            srun = ["srun", "--unbuffered", "--kill-on-bad-exit=1", f"--cpus-per-task={cores}"]
+            return [*srun, *python, *words]
+        return [*python, *words]
+
+    def _environment(self) -> dict[str, str]:
+        if self._num_tasks > 1:
+            return dict(os.environ)
+        return {**os.environ, _launch.LAUNCHER: str(os.getpid())}
+
+    def _run_dir(self, unit: Unit) -> Path:
+        """The directory of the unit's run, made if there is none.
+
+        If a process of a worker that lost the unit still writes the run, and goes on for longer
+        than a lease, another run takes its place.
+        """
+        definition, key = self._study.definition, self._study.key
+        params = self._study.optuna.get_trials(deepcopy=False)[unit.trial].params
+        argv = ["with", *definition.words(params, unit.seed)]
+        config = resolve_command(definition.script, argv).model_dump(mode="json")
+        facts = {
+            "study": definition.name,
+            "key": key,
+            "trial": unit.trial,
+            "role": unit.role,
+            "settings": definition.space.settings(params),
+            "argv": [definition.script.name, *argv],
+        }
+        for attempt in range(1, 100):
+            name = f"{definition.name}-t{unit.trial:04d}-s{unit.seed}"
+            path = _rundir.runs_dir() / (name if attempt == 1 else f"{name}-{attempt}")
+            if not path.exists():
+                _rundir.create(definition.script.name, config, path.name)
+                _write_trial(path, facts)
+                return path
+            is_same = _is_same(path, facts, config)
+            if is_same and self._becomes_free(unit, path):
+                return path
+        raise RuntimeError(f"{_rundir.runs_dir()} has no free name like {name}")
+
+    def _becomes_free(self, unit: Unit, path: Path) -> bool:
+        deadline = time.monotonic() + self._study.sweep.lease_s
+        while spool.is_written(path):
+            if time.monotonic() > deadline or _stop.should_stop():
+                return False
+            self._renew(unit)
+            time.sleep(_POLL_S)
+        return True
+
+    def _last_line(self, begin: int) -> str:
+        """What the run said last; its log is read by its name, for it is open for appending."""
+        with open(self._log.name, "rb") as file:
+            file.seek(begin)
+            lines = file.read().decode("utf-8", "replace").split("\n")
+        told = [line.strip() for line in lines if line.startswith("error:")] or lines
+        return next((line for line in reversed(told) if line.strip()), "it said nothing")[:1000]
+
+
+class _Curve:
+    """The learning curve of a run that trains, in points, for pruners that compare those."""
+
+    def __init__(self, study: Study, unit: Unit, run_dir: Path) -> None:
+        self._study, self._unit, self._run_dir = study, unit, run_dir
+        pruner = study.sweep.pruner
+        self._is_wanted = pruner.kind != "none" and pruner.by == "curve" and unit.role == "tuning"
+        total = study.definition.base.training.total_timesteps
+        config = spool.read_json(run_dir / spool.CONFIG, {})
+        total = int(config.get("training", {}).get("total_timesteps", total))
+        self._ends = [total * (k + 1) / pruner.num_points for k in range(pruner.num_points)]
+        self._told = 0
+        self._look_at = 0.0
+
+    def is_bad(self) -> bool:
+        """Report new points; whether the trial is to be pruned."""
+        if not self._is_wanted or time.monotonic() < self._look_at:
+            return False
+        self._look_at = time.monotonic() + _LOOK_EVERY_S
+        series = read_series(self._run_dir).get(self._study.sweep.metric)
+        if series is None:
+            return False
+        for point, value in points(series, self._ends)[self._told :]:
+            self._told += 1
+            try:
+                if self._study.report(self._unit, point, value):
+                    return True
+            except DATABASE_ERRORS as error:
+                print(f"a point of the curve is not reported: {said(error)}", flush=True)
+        return False
+
+
+def points(series: Series, ends: Sequence[float]) -> list[tuple[int, float]]:
+    """(Number, mean of the values) of every part of a curve that is complete and not empty."""
+    found: list[tuple[int, float]] = []
+    last, start = series.steps[-1], 0.0
+    for number, end in enumerate(ends):
+        inside = [v for s, v in zip(series.steps, series.values, strict=True) if start < s <= end]
+        if last >= end and inside:
+            found.append((number, float(np.mean(inside))))
+        start = end
+    return found
+
+
+def score(series: Series) -> float:
+    """Mean of the values in the last 10 % of the env steps; not finite if one of them is not."""
+    if not series.steps:
+        return math.nan
+    steps, values = np.array(series.steps), np.array(series.values, dtype=np.float64)
+    return float(values[10 * steps > 9 * steps[-1]].mean())
+
+
+def _is_same(path: Path, facts: Mapping[str, object], config: Mapping[str, object]) -> bool:
+    """Whether a run that is there is the one that is wanted."""
+    if spool.read_json(path / spool.CONFIG, {}) != config:
+        return False
+    there = spool.read_json(path / spool.TRIAL, {})
+    if not there and not spool.read_events(path):  # its maker was killed before it wrote more
+        _write_trial(path, facts)
+        return True
+    return all(there.get(name) == facts[name] for name in ("key", "trial", "role"))
+
+
+def _write_trial(path: Path, facts: Mapping[str, object]) -> None:
+    """Whose run it is; the tag is what Omniboard filters by."""
+    write_whole(path / spool.TRIAL, json.dumps(facts, indent=1) + "\n")
+    tags = [f"sweep:{facts['study']}"]
+    spool.update_json(path / spool.NOTES, lambda notes: notes.update({"tags": tags} | notes))
+
+
+def patiently(action: Callable[[], _T]) -> _T:
+    """Do `action`; while the database does not answer, say so, wait, and do it again.
+
+    Raises:
+        _stop.StopAtOnceError: a signal came meanwhile.
+    """
+    wait_s, has_said = 0.5, False
+    while True:
+        try:
+            result = action()
+        except DATABASE_ERRORS as error:
+            if not has_said:
+                print(f"the database does not answer ({said(error)}); trying again", flush=True)
+            has_said = True
+        else:
+            if has_said:
+                print("the database answers again", flush=True)
+            return result
+        for _ in range(round(wait_s / 0.1)):
+            if (told := _stop.stop_requested()) is not None:
+                raise _stop.StopAtOnceError(told)
+            time.sleep(0.1)
+        wait_s = min(10.0, 2 * wait_s)

@@ -1,0 +1,104 @@
+"""Pictures of a study: history, importances, slices and parallel coordinates, as HTML and as PNG.
+
+Optuna draws them. A parameter called `1 - gamma_prime` is on a logarithmic scale.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from experiments.tracking import page
+from marlcore.durable import write_whole
+from sweeps.storage import quietly
+from sweeps.study import Study
+
+NAMES = {
+    "history": "History: every trial in its order, and the best so far",
+    "importance": "Importance of each parameter for the objective (PED-ANOVA)",
+    "slice": "Slices: the objective over each parameter",
+    "parallel": "Parallel coordinates: a line a trial",
+}
+"""What there is to see, and its title."""
+
+
+def charts(study: Study) -> dict[str, str]:
+    """Interactive charts by name, as parts of a page; what cannot be drawn yet is left out."""
+    from optuna import visualization as draw
+
+    drawn: dict[str, str] = {}
+    makers: dict[str, Callable[[Any], Any]] = {
+        "history": lambda s: draw.plot_optimization_history(s, target_name=_metric(study)),
+        "importance": lambda s: draw.plot_param_importances(s, target_name=_metric(study)),
+        "slice": lambda s: draw.plot_slice(s, target_name=_metric(study)),
+        "parallel": lambda s: draw.plot_parallel_coordinate(s, target_name=_metric(study)),
+    }
+    for name in _possible(study):
+        with quietly(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            figure = makers[name](study.optuna)
+        figure.update_layout(title=None, template="plotly_white", height=420, autosize=True)
+        drawn[name] = figure.to_html(
+            full_html=False,
+            include_plotlyjs=not drawn,  # once a page
+            div_id=name,
+            config=page.CHART,
+        )
+    return drawn
+
+
+def write_pngs(study: Study, folder: Path) -> list[Path]:
+    """Write a picture for each of NAMES that can be drawn yet; returns where."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as draw
+
+    makers: dict[str, Callable[[Any], Any]] = {
+        "history": lambda s: draw.plot_optimization_history(s, target_name=_metric(study)),
+        "importance": lambda s: draw.plot_param_importances(s, target_name=_metric(study)),
+        "slice": lambda s: draw.plot_slice(s, target_name=_metric(study)),
+        "parallel": lambda s: draw.plot_parallel_coordinate(s, target_name=_metric(study)),
+    }
+    written: list[Path] = []
+    for name in _possible(study):
+        with quietly(), warnings.catch_warnings(), pyplot.style.context("default"):
+            warnings.simplefilter("ignore")
+            makers[name](study.optuna)
+            figure = pyplot.gcf()
+            figure.suptitle("")
+            figure.set_size_inches(11 if name in ("slice", "parallel") else 8, 4.5)
+            picture = io.BytesIO()
+            figure.savefig(picture, dpi=120, bbox_inches="tight")
+            pyplot.close(figure)
+        path = folder / f"{name}.png"
+        write_whole(path, picture.getvalue())
+        written.append(path)
+    return written
+
+
+def importances(study: Study) -> dict[str, float]:
+    """Share of each parameter in the variation of the objective; empty while there is none."""
+    if "importance" not in _possible(study):
+        return {}
+    with quietly():
+        return optuna.importance.get_param_importances(study.optuna)
+
+
+def _possible(study: Study) -> Iterator[str]:
+    complete = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    values = {trial.value for trial in complete}
+    for name in NAMES:
+        if complete and (name != "importance" or (len(complete) >= 4 and len(values) > 1)):
+            yield name
+
+
+def _metric(study: Study) -> str:
+    return study.sweep.metric

@@ -1,0 +1,82 @@
+"""A worker of a study: claims a unit, has it run, tells what came of it, until nothing is left.
+
+    python -m sweeps.worker STUDY_DIRECTORY LOG
+
+sweeps/launch.py starts some here, or a Slurm array of them. A worker that is told to stop gives
+back what it works on; one that is killed loses it when its lease ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import _launch, _stop
+from experiments._output import print_error
+from experiments.tracking import spool
+from marlcore.config_errors import ConfigError
+from sweeps import storage
+from sweeps.definition import Definition, define
+from sweeps.ledger import Owner, Unit
+from sweeps.objective import Objective, patiently
+from sweeps.study import WAIT, HopelessError, Study
+
+_WAIT_S = 0.5
+
+
+def work(study: Study, run: Callable[[Unit], None]) -> None:
+    """Claim and run units until nothing is left to do, or a signal came.
+
+    Raises:
+        HopelessError: every trial fails.
+    """
+    owner = Owner.of_this_process()
+    while not _stop.should_stop():
+        unit = patiently(lambda: study.claim(owner))
+        if unit is None:
+            return
+        if unit == WAIT:
+            time.sleep(_WAIT_S)
+            continue
+        assert isinstance(unit, Unit)
+        run(unit)
+
+
+def read_definition(folder: Path) -> Definition:
+    """The sweep of a study's directory.
+
+    Raises:
+        ConfigError: sweep.json is missing or damaged.
+    """
+    path = folder / storage.SWEEP
+    written: dict[str, Any] = spool.read_json(path, {})
+    if not isinstance(written.get("sweep"), dict) or not isinstance(written.get("name"), str):
+        raise ConfigError(f"{path} is missing or damaged; call launch.py with the sweep file again")
+    return define(written["sweep"], name=written["name"], place=str(path))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Work; returns the exit code."""
+    folder, log = Path(argv[0]), Path(argv[1])
+    with _stop.install(), contextlib.suppress(_stop.StopAtOnceError):
+        _launch.end_with_launcher()
+        try:
+            opened = contextlib.closing(Study(read_definition(folder), storage.storage_of(folder)))
+            with opened as study, log.open("ab", buffering=0) as file:
+                work(study, Objective(study, file).run)
+        except ConfigError as error:
+            print_error(error)
+            return 2
+        except HopelessError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 3
+    told = _stop.stop_requested()
+    return _stop.exit_code(told) if told else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

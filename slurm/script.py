@@ -35,12 +35,74 @@ def batch_script(
         resources: what to ask for.
         parallel: how many elements of an array may run at once; None: all.
     """
-    r = resources
     is_array = len(run_dirs) > 1
     name = f"%{'A_%a' if is_array else 'j'}"
+    return _make_sbatch_string(
+        _command(),
+        run_dirs[0],
+        **_options(run_dirs[0].name, resources),
+        setup=_setup(run_dirs, code=code, python=python, resources=resources),
+        map_count=len(run_dirs) if is_array else None,
+        array_parallelism=parallel or len(run_dirs),
+        stderr_to_stdout=True,
+        use_srun=False,
+        additional_parameters={
+            "requeue": True,
+            "output": str(run_dirs[0] / LOGS / f"{name}.batch.log"),
+            **resources.sbatch,
+        },
+    )
+
+
+def workers_script(
+    folder: Path,
+    module: str,
+    *,
+    runs: Path,
+    code: Path,
+    python: Path,
+    resources: Resources,
+    num: int,
+) -> str:
+    """The script for an array of workers, `python -m MODULE FOLDER LOG` each.
+
+    The batch process becomes the worker, which is warned in person and starts processes by srun.
+
+    Args:
+        folder: of what they work on.
+        module: of the worker.
+        runs: directory of all runs.
+        code: frozen.
+        python: interpreter of the frozen environment.
+        resources: of one worker.
+        num: of workers.
+    """
+    log = str(folder / LOGS / "%A_%a.log")
+    own = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.log"'
+    return _make_sbatch_string(
+        f'exec "$python" -m {module} {shlex.quote(str(folder))} '
+        f"{shlex.quote(str(folder / LOGS))}/{own}",
+        folder,
+        **_options(f"sweep-{folder.name}", resources),
+        setup=_environment(runs, code=code, python=python, resources=resources),
+        map_count=num,
+        array_parallelism=num,
+        stderr_to_stdout=True,
+        use_srun=False,
+        additional_parameters={
+            "requeue": True,
+            "output": log,
+            "signal": f"B:USR2@{resources.signal_delay_s}",
+            **resources.sbatch,
+        },
+    )
+
+
+def _options(name: str, resources: Resources) -> dict[str, Any]:
+    r = resources
     gpus = f"{r.gpu_type}:{r.gpus_per_node}" if r.gpu_type else r.gpus_per_node
-    options: dict[str, Any] = {
-        "job_name": run_dirs[0].name,
+    return {
+        "job_name": name,
         "partition": r.partition,
         "account": r.account,
         "qos": r.qos,
@@ -54,37 +116,30 @@ def batch_script(
         "signal_delay_s": r.signal_delay_s,
         "wckey": None,
     }
-    others = {"requeue": True, "output": str(run_dirs[0] / LOGS / f"{name}.batch.log")}
-    return _make_sbatch_string(
-        _command(),
-        run_dirs[0],
-        **options,
-        setup=_setup(run_dirs, code=code, python=python, resources=r),
-        map_count=len(run_dirs) if is_array else None,
-        array_parallelism=parallel or len(run_dirs),
-        stderr_to_stdout=True,
-        use_srun=False,
-        additional_parameters={**others, **r.sbatch},
-    )
 
 
 def _setup(
     run_dirs: Sequence[Path], *, code: Path, python: Path, resources: Resources
 ) -> list[str]:
-    runs = run_dirs[0].parent
     names = " ".join(shlex.quote(path.name) for path in run_dirs)
     srun = shlex.join(resources.srun)
     return [
-        *(f"export {k}={shlex.quote(str(v))}" for k, v in resources.environment.items()),
-        f"export MARL_RUNS_DIR={shlex.quote(str(runs))}",
-        "# The code as it was when the run was submitted; PYTHONSAFEPATH keeps this folder's out.",
-        f"export PYTHONPATH={shlex.quote(str(code))} PYTHONSAFEPATH=1",
-        f"python={shlex.quote(str(python))}",
+        *_environment(run_dirs[0].parent, code=code, python=python, resources=resources),
         f"runs=({names})",
         'run="$MARL_RUNS_DIR/${runs[${SLURM_ARRAY_TASK_ID:-0}]}"',
         f'logs="$run/{LOGS}/$SLURM_JOB_ID"',
         f"srun_options=({srun})",
+    ]
+
+
+def _environment(runs: Path, *, code: Path, python: Path, resources: Resources) -> list[str]:
+    return [
+        *(f"export {k}={shlex.quote(str(v))}" for k, v in resources.environment.items()),
+        f"export MARL_RUNS_DIR={shlex.quote(str(runs))}",
         *resources.setup,
+        "# The code as it was when it was submitted; PYTHONSAFEPATH keeps this folder's out.",
+        f"export PYTHONPATH={shlex.quote(str(code))} PYTHONSAFEPATH=1",
+        f"python={shlex.quote(str(python))}",
     ]
 
 

@@ -29,9 +29,8 @@ from experiments._output import print_error
 from experiments.evaluate import Parser
 from marlcore.config_errors import ConfigError
 from marlcore.durable import write_whole
-from sweeps import definition, local, report, storage
+from sweeps import definition, local, service, storage
 from sweeps.definition import Definition
-from sweeps.results import read_results
 from sweeps.storage import Storage
 from sweeps.study import Study
 
@@ -73,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at once (1)")
     parser.add_argument("--study", metavar="NAME", help="the file's name unless given")
     parser.add_argument("--slurm", metavar="PRESET", help="an array of workers on a cluster")
+    parser.add_argument(
+        "--serve", metavar="ADDRESS", help="of this machine: serve the SQLite file to the array"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     return parser
 
@@ -92,12 +94,10 @@ def _launch(arguments: argparse.Namespace) -> int:
                 f"another launch.py works on study {wanted.name}; wait for it, or stop it"
             ) from None
         with closing(Study(wanted, kept)) as study:
-            write_whole(folder / storage.SWEEP, _written(wanted))
+            write_whole(folder / storage.SWEEP, _written(wanted, study.key))
             print(f"study {wanted.name} in {folder}, {kept}", flush=True)
             if arguments.slurm is not None:
-                from sweeps import cluster
-
-                return cluster.submit(study, folder.resolve(), arguments.slurm, arguments.workers)
+                return _submit(study, folder.resolve(), kept, arguments)
             code = local.run_workers(study, folder, arguments.workers)
             return _conclude(study, folder, code)
 
@@ -112,12 +112,30 @@ def _read(arguments: argparse.Namespace) -> tuple[Definition, Storage]:
         name: value for name, _ in _CHANGES if (value := getattr(arguments, name)) is not None
     }
     wanted = definition.read_file(file, changes=changes, words=words[1:], name=arguments.study)
-    return wanted, storage.storage_of(storage.sweeps_dir() / wanted.name)
+    kept = storage.storage_of(storage.sweeps_dir() / wanted.name)
+    _check_slurm(kept, arguments)
+    return wanted, kept
 
 
-def _written(wanted: Definition) -> str:
+def _check_slurm(kept: Storage, arguments: argparse.Namespace) -> None:
+    if arguments.slurm is None:
+        if arguments.serve is not None:
+            raise ConfigError("--serve is of workers on a cluster; add --slurm PRESET")
+        return
+    from slurm import resources
+
+    resources.load(arguments.slurm, {})  # refuses
+    if kept.is_shared == (arguments.serve is not None):
+        raise ConfigError(
+            f"--slurm needs a database that all nodes reach: either set {storage.URL}="
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or give --serve ADDRESS, an address of "
+            "this machine, on which launch.py then serves an SQLite file as long as it runs"
+        )
+
+
+def _written(wanted: Definition, key: str) -> str:
     values = wanted.sweep.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return json.dumps({"name": wanted.name, "sweep": values}, indent=1) + "\n"
+    return json.dumps({"name": wanted.name, "key": key, "sweep": values}, indent=1) + "\n"
 
 
 def print_plan(wanted: Definition, kept: Storage, num_workers: int) -> None:
@@ -149,13 +167,35 @@ def _middle(distribution: Any) -> Any:
     return choices[0] if choices else distribution.low
 
 
+def _submit(study: Study, folder: Path, kept: Storage, arguments: argparse.Namespace) -> int:
+    """Have Slurm start as many workers as are missing, and say how to follow them."""
+    from sweeps import cluster
+
+    there = cluster.count_workers(folder)
+    missing = arguments.workers - there
+    if there:
+        print(f"{there} workers wait or run already")
+    if missing > 0:
+        job_id = cluster.submit(folder, arguments.slurm, missing)
+        print(f"Slurm job {job_id}: {missing} workers; scancel {job_id} ends them")
+    print(f"runs: marl runs study={study.definition.name}; the same command goes on", flush=True)
+    if kept.is_shared:
+        print(f"results: python sweeps/report.py {study.definition.name}")
+        return 0
+    with service.serving(study, folder, arguments.serve):
+        return _conclude(study, folder, local.watch(study, lambda: cluster.count_workers(folder)))
+
+
 def _conclude(study: Study, folder: Path, code: int) -> int:
     """Print and write the results; returns the exit code."""
-    logs = f"{folder}/worker-*.log"
+    from sweeps import report  # slow to import
+    from sweeps.results import read_results
+
+    logs = f"{folder}/worker-*.log, {folder}/logs"
     if code in (local.REFUSED, local.HOPELESS, 1):
         for line in _errors(folder):
             print(line, file=sys.stderr)
-        print(f"the workers ended early; what they said is in {logs}", file=sys.stderr)
+        print(f"the workers ended early; see {logs}", file=sys.stderr)
         return 1 if code != local.REFUSED else 2
     results = read_results(study)
     print()

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -126,7 +127,7 @@ class Ledger:
     def __init__(self, url: sa.URL, study: str, lock: Path | None) -> None:
         self.study, self._lock = study, lock
         self._engine = sa.create_engine(url, **engine_options(url))
-        self._depth = 0
+        self._depth, self._mutex = 0, threading.RLock()
         with self.exclusive():
             _metadata.create_all(self._engine)
 
@@ -137,15 +138,16 @@ class Ledger:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Nobody else claims; on SQLite, nobody else writes. May be entered again inside itself."""
-        if self._depth:
-            yield
-            return
-        self._depth = 1
-        try:
-            with exclusive(self._engine, self._lock):
+        with self._mutex:
+            if self._depth:
                 yield
-        finally:
-            self._depth = 0
+                return
+            self._depth = 1
+            try:
+                with exclusive(self._engine, self._lock):
+                    yield
+            finally:
+                self._depth = 0
 
     def units(self) -> list[Unit]:
         """All of them, in order."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from experiments import _launch, _stop
@@ -19,6 +19,8 @@ from sweeps.study import TEST, TUNING, Study
 
 _POLL_S = 0.3
 _LOOK_EVERY_S = 1.0
+_ASK_EVERY_S = 10.0
+"""How often a scheduler is asked whether workers are there."""
 _RESTARTS = 3
 """So often is each worker that dies replaced."""
 REFUSED, HOPELESS = 2, 3
@@ -30,6 +32,8 @@ def run_workers(study: Study, folder: Path, num_workers: int) -> int:
 
     0: nothing is left to do. 1: workers die. 2, 3: as a worker said. A signal: its code.
     """
+    if study.is_complete():
+        return 0
     display, workers = Display(study), dict[int, subprocess.Popen[bytes]]()
     restarts_left, code = _RESTARTS * num_workers, 0
     for index in range(num_workers):
@@ -61,6 +65,24 @@ def run_workers(study: Study, folder: Path, num_workers: int) -> int:
             worker.kill()  # runs are told by the system, save and end
     display.look(at_once=True)
     return _stop.exit_code(told) if told is not None else code
+
+
+def watch(study: Study, count_workers: Callable[[], int]) -> int:
+    """Show a study that workers elsewhere work on, until it is complete; returns an exit code."""
+    display, ask_at, missing = Display(study), time.monotonic() + _ASK_EVERY_S, 0
+    while not study.is_complete():
+        if (told := _stop.stop_requested()) is not None:
+            return _stop.exit_code(told)
+        time.sleep(_LOOK_EVERY_S)
+        display.look()
+        if time.monotonic() > ask_at:
+            ask_at = time.monotonic() + _ASK_EVERY_S
+            missing = 0 if count_workers() else missing + 1
+            if missing > 1 and not study.is_complete():
+                print("no worker is left", file=sys.stderr)
+                return 1
+    display.look(at_once=True)
+    return 0
 
 
 def _how(code: int) -> str:

@@ -31,7 +31,7 @@ from marlcore.durable import write_whole
 from sweeps import ledger
 from sweeps.ledger import Unit
 from sweeps.storage import said
-from sweeps.study import Study
+from sweeps.study import Shared
 
 _POLL_S = 0.2
 _LOOK_EVERY_S = 1.0
@@ -57,11 +57,11 @@ class Objective:
     """Runs units, one at a time.
 
     Args:
-        study: of the units.
+        study: of the units; here, or elsewhere (sweeps.service).
         log: what the runs print is appended to it.
     """
 
-    def __init__(self, study: Study, log: IO[bytes]) -> None:
+    def __init__(self, study: Shared, log: IO[bytes]) -> None:
         self._study, self._log = study, log
         self._num_tasks = int(os.environ.get("SLURM_NTASKS", "1"))
         self._renew_at = 0.0
@@ -187,7 +187,7 @@ class Objective:
         than a lease, another run takes its place.
         """
         definition, key = self._study.definition, self._study.key
-        params = self._study.optuna.get_trials(deepcopy=False)[unit.trial].params
+        params = self._study.params(unit.trial)
         argv = ["with", *definition.words(params, unit.seed)]
         config = resolve_command(definition.script, argv).model_dump(mode="json")
         facts = {
@@ -231,7 +231,7 @@ class Objective:
 class _Curve:
     """The learning curve of a run that trains, in points, for pruners that compare those."""
 
-    def __init__(self, study: Study, unit: Unit, run_dir: Path) -> None:
+    def __init__(self, study: Shared, unit: Unit, run_dir: Path) -> None:
         self._study, self._unit, self._run_dir = study, unit, run_dir
         pruner = study.sweep.pruner
         self._is_wanted = pruner.kind != "none" and pruner.by == "curve" and unit.role == "tuning"

@@ -80,7 +80,7 @@ def read_results(study: Study) -> Results:
         return {"running": 2, "pruned": 3, "failed": 4}.get(row.state, 5), 0.0, row.number
 
     rows.sort(key=order)
-    is_complete = _is_complete(study, units)
+    is_complete = study.is_complete()
     tested = [row for row in rows if row.test is not None]
     candidates = tested if study.sweep.test_seeds else [r for r in rows if r.state == "complete"]
     winner = candidates[0] if candidates and is_complete else None
@@ -155,18 +155,3 @@ def _gain(winner: Row | None, baseline: Row | None, sign: float) -> Estimate | N
         return None
     seeds = sorted(winner.scores.keys() & baseline.scores.keys())
     return _mean(np.array([-sign * (winner.scores[s] - baseline.scores[s]) for s in seeds]))
-
-
-def _is_complete(study: Study, units: dict[int, list[Unit]]) -> bool:
-    everything = [unit for group in units.values() for unit in group]
-    tuning = [unit for unit in everything if unit.role == TUNING]
-    if len({unit.trial for unit in tuning}) < study.sweep.trials:
-        return False
-    if not all(unit.is_final for unit in tuning):
-        return False
-    there = {unit.key for unit in everything if unit.is_final}
-    return all(
-        (trial, TEST, seed) in there
-        for trial in study.finalists()
-        for seed in study.sweep.test_seeds
-    )

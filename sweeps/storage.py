@@ -19,6 +19,7 @@ import optuna
 import sqlalchemy as sa
 
 from experiments import _rundir
+from experiments.tracking import spool
 from experiments.tracking.redaction import read_secret
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
@@ -88,7 +89,7 @@ def said(error: BaseException) -> str:
 
 def sweeps_dir() -> Path:
     """Where the files of studies lie."""
-    return _rundir.runs_dir() / "sweeps"
+    return _rundir.runs_dir() / spool.SWEEPS
 
 
 def storage_of(folder: Path) -> Storage:

@@ -6,22 +6,20 @@ that died between the two left half done is settled by the next claim, whoever m
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from marlcore.config_errors import ConfigError, show
-from marlcore.statistics import interquartile_mean
 from sweeps import ledger
-from sweeps.definition import Definition
+from sweeps.definition import Definition, Sweep
 from sweeps.ledger import Ledger, Owner, Unit
+from sweeps.samplers import make_pruner, make_sampler
 from sweeps.storage import Storage, quietly
 
 TUNING, TEST = "tuning", "test"
@@ -30,6 +28,44 @@ WAIT: Final = "wait"
 _ATTRIBUTE = "marl"
 _HOPELESS = 5
 """So many trials that all failed end the sweep."""
+
+
+class Shared(Protocol):
+    """What a worker needs of a study, wherever it is kept."""
+
+    definition: Definition
+    sweep: Sweep
+    key: str
+
+    def claim(self, owner: Owner) -> Unit | str | None:
+        """The next unit, WAIT, or None if nothing is left to do."""
+        ...
+
+    def renew(self, unit: Unit, *, run: str | None = None) -> Unit | None:
+        """Stay the owner of a unit; None if the lease is lost."""
+        ...
+
+    def finish(
+        self, unit: Unit, state: str, *, score: float | None = None, error: str | None = None
+    ) -> bool:
+        """Say what became of a unit; False if its lease was lost."""
+        ...
+
+    def release(self, unit: Unit, *, was_killed: str | None = None) -> bool:
+        """Give a unit back, to be gone on with."""
+        ...
+
+    def report(self, unit: Unit, point: int, value: float) -> bool:
+        """Record a point of a learning curve; whether the trial is to be pruned."""
+        ...
+
+    def params(self, trial: int) -> dict[str, Any]:
+        """What Optuna has drawn for a trial."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
 
 
 class HopelessError(RuntimeError):
@@ -52,7 +88,7 @@ class Study:
                     study_name=definition.name,
                     storage=self._storage,
                     direction=self.sweep.direction,
-                    pruner=self._pruner(),
+                    pruner=make_pruner(self.sweep),
                     load_if_exists=True,
                 )
                 self.key = self._identify()
@@ -185,6 +221,20 @@ class Study:
         trials = self.optuna.get_trials(deepcopy=False)
         return next((t.number for t in trials if t.user_attrs.get("baseline")), None)
 
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        units = self.ledger.units()
+        tuning = [unit for unit in units if unit.role == TUNING]
+        if len({unit.trial for unit in tuning}) < self.sweep.trials:
+            return False
+        tests = {(t, TEST, seed) for t in self.finalists() for seed in self.sweep.test_seeds}
+        done = {unit.key for unit in units if unit.is_final}
+        return tests <= done and all(unit.is_final for unit in tuning)
+
+    def params(self, trial: int) -> dict[str, Any]:
+        """What Optuna has drawn for a trial."""
+        return dict(self.optuna.get_trials(deepcopy=False)[trial].params)
+
     def settle(self, only: int | None = None) -> int:
         """Have Optuna's trials follow the units; may be done again and again. Returns their number.
 
@@ -203,14 +253,19 @@ class Study:
     def aggregate(self, scores: Sequence[float]) -> float:
         """One number of the scores of a trial's runs."""
         array = np.array(scores, dtype=np.float64)
-        return interquartile_mean(array) if self.sweep.aggregate == "iqm" else float(array.mean())
+        if self.sweep.aggregate == "mean":
+            return float(array.mean())
+        from marlcore.statistics import interquartile_mean  # torch comes with it, which is slow
+
+        return interquartile_mean(array)
 
     def _settle(self, trial: FrozenTrial, units: Sequence[Unit]) -> None:
-        if not units:  # its maker died before it could add them
-            if trial.params.keys() == self.definition.space.distributions.keys():
-                self.ledger.add(self._units_of(trial.number))
-            else:
-                self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        if not units:  # its maker died before it could add them, perhaps while it drew parameters
+            self.optuna.sampler = make_sampler(self.sweep, trial.number)
+            half = optuna.trial.Trial(self.optuna, trial._trial_id)
+            for name, distribution in self.definition.space.distributions.items():
+                half._suggest(name, distribution)  # as Study.ask does
+            self.ledger.add(self._units_of(trial.number))
             return
         states = {unit.state for unit in units}
         for state, what in (
@@ -251,7 +306,7 @@ class Study:
 
     def _new_trial(self, number: int, owner: Owner) -> Unit:
         """Ask for a trial, and take its first unit."""
-        self.optuna.sampler = self._sampler(number)
+        self.optuna.sampler = make_sampler(self.sweep, number)
         baseline = self.definition.baseline() if self.sweep.baseline and number == 0 else None
         if baseline is not None:
             self.optuna.enqueue_trial(baseline, {"baseline": True})
@@ -306,38 +361,3 @@ class Study:
         if step not in trial.intermediate_values:
             storage.set_trial_intermediate_value(trial._trial_id, step, value)
         return bool(self.optuna.pruner.prune(self.optuna, storage.get_trial(trial._trial_id)))
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Of the trial with this number: the same after a restart, and whoever asks."""
-        text = json.dumps([self.sweep.sampler_seed, number]).encode()
-        seed = int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
-        startup = self.sweep.num_startup_trials
-        match self.sweep.sampler:
-            case "tpe":
-                return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
-            case "gp":
-                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
-            case "qmc":  # one sequence, whose place is kept in the study
-                return optuna.samplers.QMCSampler(
-                    scramble=True, seed=self.sweep.sampler_seed, warn_asynchronous_seeding=False
-                )
-            case "random":
-                return optuna.samplers.RandomSampler(seed=seed)
-
-    def _pruner(self) -> optuna.pruners.BasePruner:
-        pruner = self.sweep.pruner
-        start, warmup = pruner.num_startup_trials, pruner.num_warmup_points
-        longest = pruner.num_points * len(self.sweep.tuning_seeds)
-        match pruner.kind:
-            case "none":
-                return optuna.pruners.NopPruner()
-            case "median":
-                return optuna.pruners.MedianPruner(start, warmup)
-            case "percentile":
-                return optuna.pruners.PercentilePruner(pruner.percentile, start, warmup)
-            case "successive_halving":
-                return optuna.pruners.SuccessiveHalvingPruner()
-            case "hyperband":
-                return optuna.pruners.HyperbandPruner(1, longest)
-            case "wilcoxon":
-                return optuna.pruners.WilcoxonPruner(p_threshold=pruner.p_threshold)

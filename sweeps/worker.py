@@ -9,6 +9,7 @@ back what it works on; one that is killed loses it when its lease ends.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,16 +20,27 @@ from experiments import _launch, _stop
 from experiments._output import print_error
 from experiments.tracking import spool
 from marlcore.config_errors import ConfigError
-from sweeps import storage
+from sweeps import cluster, storage
 from sweeps.definition import Definition, define
 from sweeps.ledger import Owner, Unit
 from sweeps.objective import Objective, patiently
-from sweeps.study import WAIT, HopelessError, Study
+from sweeps.service import RemoteStudy
+from sweeps.study import WAIT, HopelessError, Shared, Study
 
 _WAIT_S = 0.5
 
 
-def work(study: Study, run: Callable[[Unit], None]) -> None:
+def open_study(folder: Path) -> Shared:
+    """The study of a directory: here, or served by its launcher."""
+    definition, kept = read_definition(folder), storage.storage_of(folder)
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and not kept.is_shared:
+        key = str(spool.read_json(folder / storage.SWEEP, {}).get("key"))
+        return RemoteStudy(definition, folder, key)
+    return Study(definition, kept)
+
+
+def work(study: Shared, run: Callable[[Unit], None]) -> None:
     """Claim and run units until nothing is left to do, or a signal came.
 
     Raises:
@@ -65,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     with _stop.install(), contextlib.suppress(_stop.StopAtOnceError):
         _launch.end_with_launcher()
         try:
-            opened = contextlib.closing(Study(read_definition(folder), storage.storage_of(folder)))
+            opened = contextlib.closing(open_study(folder))
             with opened as study, log.open("ab", buffering=0) as file:
                 work(study, Objective(study, file).run)
         except ConfigError as error:
@@ -75,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 3
     told = _stop.stop_requested()
+    if told is not None:
+        cluster.queue_again(told)
     return _stop.exit_code(told) if told else 0
 
 

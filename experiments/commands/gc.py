@@ -26,6 +26,7 @@ from experiments.tracking.spool import (
     FROZEN,
     JOB,
     METRICS,
+    SWEEPS,
     read_events,
     read_json,
     unwritten,
@@ -127,9 +128,9 @@ def _unreferenced(runs: Path, dropped: set[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def _frozen(runs: Path, dropped: set[Path]) -> Iterator[tuple[Path, str]]:
-    """Code and packages frozen for jobs of runs that are gone; what is young is spared."""
+    """Code and packages frozen for jobs and sweeps that are gone; what is young is spared."""
     needed: set[str] = set()
-    for directory in _directories(runs) - dropped:
+    for directory in (_directories(runs) | _directories(runs / SWEEPS)) - dropped:
         job = read_json(directory / JOB, {})
         if not job and (directory / JOB).exists():
             print(f"{directory / JOB} cannot be read: frozen code is left alone", file=sys.stderr)
@@ -144,7 +145,8 @@ def _frozen(runs: Path, dropped: set[Path]) -> Iterator[tuple[Path, str]]:
 def _directories(runs: Path) -> set[Path]:
     if not runs.is_dir():
         return set()
-    return {path for path in runs.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    found = {path for path in runs.iterdir() if path.is_dir() and path.name != SWEEPS}
+    return {path for path in found if not path.name.startswith(".")}
 
 
 def _is_empty(directory: Path) -> bool:

@@ -82,6 +82,8 @@ def _summary(catalog: Catalog, one: RunView, events: list[dict[str, Any]]) -> li
         pairs.append(("env steps", f"{one.env_steps:,}"))
     changed = " with changes (marl reproduce applies them)" if one.dirty else ""
     pairs.append(("code", (one.commit[:12] + changed) if one.commit else "no git commit recorded"))
+    if one.study:
+        pairs.append(("sweep", f"study {one.study}, trial {one.trial}, a {one.role} seed"))
     pairs += _attempts(events)
     if one.tags:
         pairs.append(("tags", " ".join(one.tags)))

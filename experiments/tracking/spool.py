@@ -43,6 +43,8 @@ HEARTBEAT, LOCK = "heartbeat", "lock"
 JOB, TRIAL = "job.json", "trial.json"
 FROZEN = ".frozen"
 """Beside the runs: code and packages of jobs (slurm.freeze)."""
+SWEEPS = "sweeps"
+"""Beside the runs: a directory a study (sweeps.storage)."""
 BEAT_EVERY_S = 5.0
 _BEAT_BYTES = 512
 """Fixed, so that a beat needs no space on a full disk."""

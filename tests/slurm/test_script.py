@@ -10,7 +10,7 @@ import pytest
 
 from slurm import resources
 from slurm.resources import Resources
-from slurm.script import batch_script
+from slurm.script import batch_script, workers_script
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "slurm"
 RUNS = Path("/shared/runs")
@@ -41,6 +41,17 @@ SCRIPTS = {
     "array": script_of(["r-s0", "r-s1", "r-s2"], resources.load("cpu", {}), parallel=2),
     "odd": script_of(["r 1"], ODD),
 }
+
+
+SCRIPTS["workers"] = workers_script(
+    RUNS / "sweeps" / "wide",
+    "sweeps.worker",
+    runs=RUNS,
+    code=RUNS / ".frozen" / "code-1",
+    python=RUNS / ".frozen" / "environment-1" / "bin" / "python",
+    resources=resources.load("cpu", {}),
+    num=16,
+)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

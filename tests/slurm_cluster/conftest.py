@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.slurm_cluster.cluster import Cluster, running_cluster, why_not
+from tests.sweeps.postgres import Server, running_or_skipped
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,9 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(reason)
     with running_cluster() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A running PostgreSQL; where MARL_REQUIRE_SERVERS is set, its absence is a failure."""
+    yield from running_or_skipped()

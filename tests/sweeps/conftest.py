@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.study import Study
-from tests.sweeps.postgres import Server, running_postgres, why_not
+from tests.sweeps.postgres import Server, running_or_skipped
 from tests.sweeps.toy import open_toy, opened
 
 OpenStudy = Callable[..., Study]
@@ -19,13 +18,7 @@ OpenStudy = Callable[..., Study]
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """A running server; where MARL_REQUIRE_SERVERS is set, its absence is a failure."""
-    reason = why_not()
-    if reason is not None:
-        if os.environ.get("MARL_REQUIRE_SERVERS"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with running_postgres() as server:
-        yield server
+    yield from running_or_skipped()
 
 
 @pytest.fixture(autouse=True)

@@ -95,14 +95,13 @@ def test_a_claim_settles_what_a_dead_worker_left_half_done(open_study: OpenStudy
     study = open_study(trials=3)
     asked = study.optuna.ask(study.definition.space.distributions)  # and died before it said so
     half = study.optuna.ask()  # died while parameters were drawn
-    assert half.number == 1
     unit = claim(study)
     assert unit.trial == asked.number
-    assert states(study)[1] == "FAIL"
+    assert study.optuna.trials[half.number].params.keys() == asked.params.keys()
     assert study.ledger.finish(unit, ledger.DONE, score=1.5)  # and died before Optuna was told
     assert states(study)[0] == "RUNNING"
     work(study, evaluate(study))
-    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]  # the half one is no trial
+    assert states(study) == ["COMPLETE"] * 3
     assert study.optuna.trials[0].value == 1.5
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from sweeps import ledger
 from sweeps.definition import Definition, define
 from sweeps.ledger import Unit
+from sweeps.objective import patiently
 from sweeps.storage import storage_of
 from sweeps.study import Study
 from sweeps.worker import work
@@ -69,7 +70,9 @@ def evaluate(
     """What runs a unit: the formula."""
 
     def run(unit: Unit) -> None:
-        study.finish(unit, ledger.DONE, score=score(settings_of(study, unit), unit.seed))
+        value = score(patiently(lambda: settings_of(study, unit)), unit.seed)
+        if not patiently(lambda: study.finish(unit, ledger.DONE, score=value)):
+            print(f"refused: {unit.key}", flush=True)
 
     return run
 

@@ -16,7 +16,7 @@
 
 # setup
 export MARL_RUNS_DIR=/shared/runs
-# The code as it was when the run was submitted; PYTHONSAFEPATH keeps this folder's out.
+# The code as it was when it was submitted; PYTHONSAFEPATH keeps this folder's out.
 export PYTHONPATH=/shared/runs/.frozen/code-1 PYTHONSAFEPATH=1
 python=/shared/runs/.frozen/environment-1/bin/python
 runs=(r1)

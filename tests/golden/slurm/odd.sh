@@ -22,14 +22,14 @@
 export NCCL_IB_DISABLE=1
 export NOTE='it'"'"'s $HOME'
 export MARL_RUNS_DIR=/shared/runs
-# The code as it was when the run was submitted; PYTHONSAFEPATH keeps this folder's out.
+module load cuda/12.4
+# The code as it was when it was submitted; PYTHONSAFEPATH keeps this folder's out.
 export PYTHONPATH=/shared/runs/.frozen/code-1 PYTHONSAFEPATH=1
 python=/shared/runs/.frozen/environment-1/bin/python
 runs=('r 1')
 run="$MARL_RUNS_DIR/${runs[${SLURM_ARRAY_TASK_ID:-0}]}"
 logs="$run/logs/$SLURM_JOB_ID"
 srun_options=(--cpu-bind=none)
-module load cuda/12.4
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -34,37 +34,62 @@ def run_workers(study: Study, folder: Path, num_workers: int) -> int:
     """
     if study.is_complete():
         return 0
-    display, workers = Display(study), dict[int, subprocess.Popen[bytes]]()
-    restarts_left, code = _RESTARTS * num_workers, 0
-    for index in range(num_workers):
-        workers[index] = _start(folder, index)
+    display, workers = Display(study), _Workers(folder, num_workers)
     told = None
     try:
-        while workers:
+        while workers.are_left():
             time.sleep(_POLL_S)
             if told is None and (told := _stop.stop_requested()) is not None:
                 print(f"stopping ({told}): runs save and end; again to stop at once", flush=True)
-                for worker in workers.values():
-                    worker.send_signal(signal.Signals[told])
-            for index, worker in list(workers.items()):
-                if worker.poll() is None:
-                    continue
-                del workers[index]
-                if worker.returncode in (0, REFUSED, HOPELESS) or told is not None:
-                    code = code or (worker.returncode if told is None else 0)
-                elif restarts_left:
-                    restarts_left -= 1
-                    print(f"worker {index} {_how(worker.returncode)}; another one takes its place")
-                    workers[index] = _start(folder, index)
-                else:
-                    print(f"worker {index} {_how(worker.returncode)}", file=sys.stderr)
-                    code = 1
+                workers.stop(signal.Signals[told])
+            workers.look()
             display.look()
     finally:
-        for worker in workers.values():
-            worker.kill()  # runs are told by the system, save and end
+        workers.kill()
     display.look(at_once=True)
-    return _stop.exit_code(told) if told is not None else code
+    return _stop.exit_code(told) if told is not None else workers.code
+
+
+class _Workers:
+    """Processes; one that dies is replaced, some times."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.code = 0
+        self._folder, self._is_stopping = folder, False
+        self._restarts_left = _RESTARTS * number
+        self._processes = {index: _start(folder, index) for index in range(number)}
+
+    def are_left(self) -> bool:
+        return bool(self._processes)
+
+    def stop(self, number: signal.Signals) -> None:
+        self._is_stopping = True
+        for process in self._processes.values():
+            process.send_signal(number)
+
+    def kill(self) -> None:
+        for process in self._processes.values():
+            process.kill()  # their runs are told by the system, save and end
+
+    def look(self) -> None:
+        for index, process in list(self._processes.items()):
+            if process.poll() is not None:
+                del self._processes[index]
+                if not self._is_stopping:
+                    self._ended(index, process.returncode)
+
+    def _ended(self, index: int, code: int) -> None:
+        if code in (0, REFUSED, HOPELESS):
+            self.code = self.code or code
+            return
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        if self._restarts_left:
+            self._restarts_left -= 1
+            print(f"worker {index} {how}; another one takes its place", flush=True)
+            self._processes[index] = _start(self._folder, index)
+        else:
+            print(f"worker {index} {how}", file=sys.stderr)
+            self.code = 1
 
 
 def watch(study: Study, count_workers: Callable[[], int]) -> int:
@@ -83,10 +108,6 @@ def watch(study: Study, count_workers: Callable[[], int]) -> int:
                 return 1
     display.look(at_once=True)
     return 0
-
-
-def _how(code: int) -> str:
-    return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
 
 
 def _start(folder: Path, index: int) -> subprocess.Popen[bytes]:

@@ -75,14 +75,13 @@ class Sweeper:
         return "\n".join(path.read_text(errors="replace") for path in paths)
 
     def check(self) -> None:
-        """Each unit was run once, and each worker did some."""
+        """Each unit has one run, which is complete."""
         report = self.report()
         assert report["is_complete"], report
         found = self.runs()
         tests = {name for name in found if name.endswith("-s9")}
         assert found.keys() - tests == {f"{self.name}-t{n:04d}-s0" for n in range(4)}
         assert {one.status for one in found.values()} == {"COMPLETED"}
-        assert {one.host for one in found.values()} == {"n1", "n2"}
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def test_an_array_needs_no_launcher_and_survives_warnings_and_kills(
     desk: Desk, tmp_path: Path, postgres: Any
 ) -> None:
     desk.environment["MARL_OPTUNA_URL"] = postgres.url
-    user = Sweeper(desk, tmp_path, steps=12_000)
+    user = Sweeper(desk, tmp_path, steps=8_000)
     launcher = user.launch()
     said, _ = launcher.communicate(timeout=120)  # it does not wait for the workers
     assert launcher.returncode == 0, said
@@ -106,6 +105,7 @@ def test_an_array_needs_no_launcher_and_survives_warnings_and_kills(
     assert "Slurm job" not in again
     desk.cluster.run("scancel", "--batch", "--signal=USR2", f"{job_id}_0")  # a time limit is near
     os.kill(_worker(desk, user.name, f"{job_id}_1"), signal.SIGKILL)
+    user.wait_for(lambda: len(user.runs()) > 4)  # the tests have begun
     user.wait_for(lambda: user.report()["is_complete"])
     user.check()
     statuses = {s for name in user.runs() for s in desk.statuses(name)}

@@ -108,7 +108,8 @@ def _explain(section: type[Section], fault: Any, place: Callable[[str], str | Pa
     model, meaning, leaf = _lookup(section, parts)
     dotted = ".".join(parts[: leaf + 1])
     if fault["type"] == "value_error":
-        return f"{where}{'.'.join(parts) + ': ' if len(parts) > 1 else ''}{fault['ctx']['error']}"
+        inner = f"{dotted}: " if model is not section else ""
+        return f"{where}{inner}{fault['ctx']['error']}"
     if fault["type"] == "extra_forbidden":
         return f"{where}{dotted}: no such key; {_known(parts[leaf], _names(model))}"
     if fault["type"] == "missing":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,7 +82,8 @@ class Sweep(Section):
     experiment: str
     """The training script: acppo, mappo or ippo."""
     settings: tuple[str | int | float | bool, ...] = Field((), alias="with")
-    """Named configs and key=value that every trial has, as on the script's command line."""
+    """Named configs and key=value that every trial has, as on the script's command line; of a key
+    that is searched, the value of the baseline."""
     space: dict[str, Any]
     """Keys that are searched: {low, high, scale} or {choices}."""
     metric: str
@@ -156,7 +157,7 @@ class Definition:
 
     def words(self, params: Mapping[str, Any], seed: int) -> list[str]:
         """What follows `with` on the command line of a run; what the sweep sets comes last."""
-        fixed = [str(word) for word in self.sweep.settings]
+        fixed = _without(self.sweep.settings, {axis.key for axis in self.space.axes})
         return [*fixed, *self.space.words(params), f"seed={seed}"]
 
     def identity(self) -> dict[str, Any]:
@@ -206,7 +207,8 @@ def read_file(
     Args:
         text: a path, or the name of a file in sweeps/.
         changes: keys of `Sweep` that the command line sets.
-        words: what the command line adds to `with`.
+        words: what the command line has after `with`: over the file's, or in place of all of it
+            if a config is named.
         name: of the study; the file's unless given.
 
     Raises:
@@ -217,9 +219,15 @@ def read_file(
     if words:
         given = values.get("with") or []
         given = given if isinstance(given, list) else [given]
-        keys = {_key(word) for word in words}
-        values["with"] = [*(word for word in given if _key(word) not in keys), *words]
+        kept = _without(given, {_key(word) for word in words})
+        names_a_config = any("=" not in word for word in words)
+        values["with"] = [*(() if names_a_config else kept), *words]
     return define(values, name=name or path.stem, place=str(path), changed=changes)
+
+
+def _without(words: Iterable[object], keys: Collection[str | None]) -> list[str]:
+    """Words that set none of these keys."""
+    return [str(word) for word in words if _key(word) not in keys]
 
 
 def _key(word: object) -> str | None:
@@ -246,7 +254,8 @@ def define(
     script = _script(sweep.experiment, place)
 
     def resolve(words: list[str]) -> ExperimentConfig:
-        return resolve_command(script, ["with", *map(str, sweep.settings), *words])
+        fixed = _without(sweep.settings, {_key(word) for word in words})
+        return resolve_command(script, ["with", *fixed, *words] if fixed or words else [])
 
     try:
         base = resolve([])

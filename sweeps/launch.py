@@ -127,7 +127,7 @@ def _check_slurm(kept: Storage, arguments: argparse.Namespace) -> None:
     resources.load(arguments.slurm, {})  # refuses
     if kept.is_shared == (arguments.serve is not None):
         raise ConfigError(
-            f"--slurm needs a database that all nodes reach: either set {storage.URL}="
+            f"--slurm needs a database that all nodes reach: either set {storage.OPTUNA_URL}="
             "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or give --serve ADDRESS, an address of "
             "this machine, on which launch.py then serves an SQLite file as long as it runs"
         )

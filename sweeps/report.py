@@ -78,7 +78,7 @@ def dashboard(folder: Path) -> str:
     """The command that shows the study in optuna-dashboard; a password is not in it."""
     kept = storage.storage_of(folder)
     if kept.is_shared:
-        return f'optuna-dashboard "${storage.URL}"'
+        return f'optuna-dashboard "${storage.OPTUNA_URL}"'
     return f"optuna-dashboard {shlex.quote('sqlite:///' + str(kept.url.database))}"
 
 

@@ -20,14 +20,15 @@ import sqlalchemy as sa
 
 from experiments import _rundir
 from experiments.tracking import spool
-from experiments.tracking.redaction import read_secret
+from experiments.tracking.redaction import OPTUNA_URL, read_secret
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
 from sweeps.ledger import engine_options, exclusive
 
-URL = "MARL_OPTUNA_URL"
 SWEEP, DATABASE = "sweep.json", "study.db"
-_WAY_OUT = f"start the server, correct {URL}, or unset it for an SQLite file in the runs directory"
+_WAY_OUT = (
+    f"start the server, correct {OPTUNA_URL}, or unset it for an SQLite file in the runs directory"
+)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -98,7 +99,7 @@ def storage_of(folder: Path) -> Storage:
     Raises:
         ConfigError: MARL_OPTUNA_URL is not of PostgreSQL.
     """
-    text = read_secret(URL)
+    text = read_secret(OPTUNA_URL)
     if text is None:
         path = folder.resolve() / DATABASE
         return Storage(sa.URL.create("sqlite", database=str(path)), path.with_name("lock"))
@@ -106,9 +107,9 @@ def storage_of(folder: Path) -> Storage:
         url = sa.make_url(text)
         kind = url.get_backend_name()
     except (sa.exc.ArgumentError, ValueError):
-        raise ConfigError(f"{URL} is no URL; {_FORM}") from None
+        raise ConfigError(f"{OPTUNA_URL} is no URL; {_FORM}") from None
     if kind not in ("postgresql", "postgres") or not url.database:
-        raise ConfigError(f"{URL} is refused ({kind}); {_FORM}")
+        raise ConfigError(f"{OPTUNA_URL} is refused ({kind}); {_FORM}")
     return Storage(url.set(drivername="postgresql+psycopg"), None)
 
 

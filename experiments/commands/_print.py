@@ -21,6 +21,7 @@ _COLOURS = {
     "DEAD": "31",
     "INTERRUPTED": "33",
     "PREEMPTED": "33",
+    "PRUNED": "33",
     "QUEUED": "34",
     "TIMEOUT": "33",
 }

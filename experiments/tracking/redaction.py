@@ -22,6 +22,7 @@ from marlcore.config_errors import ConfigError
 MARK = "[redacted]"
 MONGO_URI = "MARL_MONGO_URI"
 WANDB_KEY = "WANDB_API_KEY"
+OPTUNA_URL = "MARL_OPTUNA_URL"
 
 _SHORTEST = 6
 """A shorter text would be found by chance, in words and numbers."""
@@ -64,7 +65,7 @@ def read_secret(variable: str) -> str | None:
 
 def environment_elsewhere() -> dict[str, str]:
     """The environment for a process that runs in another directory: paths of secrets hold there."""
-    names = [f"{MONGO_URI}_FILE", f"{WANDB_KEY}_FILE", "NETRC"]
+    names = [*(f"{name}_FILE" for name in (MONGO_URI, WANDB_KEY, OPTUNA_URL)), "NETRC"]
     paths = {name: str(Path(os.environ[name]).resolve()) for name in names if os.environ.get(name)}
     return {**os.environ, **paths}
 
@@ -72,7 +73,7 @@ def environment_elsewhere() -> dict[str, str]:
 def secrets() -> list[str]:
     """All texts that no record may hold, longest first."""
     found: set[str] = set()
-    for variable in (MONGO_URI, WANDB_KEY):
+    for variable in (MONGO_URI, WANDB_KEY, OPTUNA_URL):
         try:
             found.add(read_secret(variable) or "")
         except ConfigError:  # said where the secret is used

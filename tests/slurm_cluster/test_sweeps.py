@@ -33,16 +33,17 @@ finalists: 1
 lease_s: 4
 """
 PRESET = "cpus_per_task: 1\ntime: 10\nsignal_delay_s: 20\n"
+TWO_PROCESSES = "tasks_per_node: 2\n"
 
 
 class Sweeper:
     """A user of the cluster who sweeps."""
 
-    def __init__(self, desk: Desk, folder: Path, *, steps: int) -> None:
+    def __init__(self, desk: Desk, folder: Path, *, steps: int, preset: str = PRESET) -> None:
         self.desk, self.name = desk, f"s{secrets.token_hex(3)}"
         self.sweep, self.preset = folder / f"{self.name}.yaml", folder / "small.yaml"
         self.sweep.write_text(SWEEP.replace("STEPS", str(steps)))
-        self.preset.write_text(PRESET)
+        self.preset.write_text(preset)
 
     def launch(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "sweeps/launch.py", str(self.sweep), "--workers", "2"]
@@ -115,7 +116,7 @@ def test_an_array_needs_no_launcher_and_survives_warnings_and_kills(
 
 
 def test_a_launcher_serves_an_sqlite_file_and_may_be_killed(desk: Desk, tmp_path: Path) -> None:
-    user = Sweeper(desk, tmp_path, steps=1600)
+    user = Sweeper(desk, tmp_path, steps=3200, preset=PRESET + TWO_PROCESSES)
     launcher = user.launch("--serve", "127.0.0.1")
     user.wait_for(lambda: any(one.env_steps for one in user.runs().values()))
     launcher.kill()
@@ -127,6 +128,9 @@ def test_a_launcher_serves_an_sqlite_file_and_may_be_killed(desk: Desk, tmp_path
     assert "2 workers wait or run already" in said
     assert "winner: trial" in said
     user.check()
+    one = next(iter(user.runs()))
+    (start,) = [e for e in desk.events(one) if e["event"] == "start"][:1]
+    assert start["provenance"]["environment"]["SLURM_NTASKS"] == "2"
 
 
 def _worker(desk: Desk, study: str, job: str) -> int:

@@ -53,6 +53,7 @@ def test_secrets_are_found_in_no_record(mongod: Callable[[], Path], tmp_path: Pa
             MARL_MONGO_URI=f"mongodb://canary:{CANARY}%25pass@127.0.0.1:{port}/sacred"
             "?authSource=admin&replicaSet=rs0",
             WANDB_API_KEY=f"{CANARY}0123456789abcdef0123456789abcdef",
+            MARL_OPTUNA_URL=f"postgresql://canary:{CANARY}-url@127.0.0.1/sweeps",
             MY_SERVICE_PASSWORD=f"{CANARY}-password",
         )
         assert run.process.wait(180) == 1, run.output()

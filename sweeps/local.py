@@ -14,7 +14,7 @@ from experiments import _launch, _stop
 from experiments.console import format_seconds
 from sweeps import ledger
 from sweeps.ledger import Unit
-from sweeps.objective import DATABASE_ERRORS
+from sweeps.patience import DATABASE_ERRORS
 from sweeps.study import TEST, TUNING, Study
 
 _POLL_S = 0.3

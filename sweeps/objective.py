@@ -8,45 +8,30 @@ begins it, or goes on from its checkpoint if a worker before died.
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TypeVar
-
-import numpy as np
-import optuna
-import sqlalchemy as sa
+from typing import IO
 
 from experiments import _launch, _rundir, _stop
 from experiments._experiment import resolve_command
 from experiments.tracking import spool, view
 from experiments.tracking.read import read_series, read_view
-from experiments.tracking.view import Series
 from marlcore.durable import write_whole
 from sweeps import ledger
+from sweeps.curves import Curve, score
 from sweeps.ledger import Unit
+from sweeps.patience import DATABASE_ERRORS, patiently
 from sweeps.storage import said
 from sweeps.study import Shared
 
 _POLL_S = 0.2
-_LOOK_EVERY_S = 1.0
-"""How often a learning curve is looked at."""
 _KILL_AFTER_S = 600.0
 """A run that is told to stop ends after its update and a checkpoint."""
-_T = TypeVar("_T")
-DATABASE_ERRORS = (
-    sa.exc.OperationalError,
-    sa.exc.InterfaceError,
-    sa.exc.IntegrityError,
-    optuna.exceptions.StorageInternalError,
-    OSError,
-)
-"""What passes: a server that starts again, a full disk, somebody who was faster."""
 
 
 class LeaseLostError(Exception):
@@ -64,19 +49,19 @@ class Objective:
     def __init__(self, study: Shared, log: IO[bytes]) -> None:
         self._study, self._log = study, log
         self._num_tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-        self._renew_at = 0.0
+        self._renew_at, self._is_cut_off = 0.0, False
 
-    def run(self, unit: Unit) -> None:
+    def run(self, claimed: Unit) -> None:
         """Have the unit's run done, and tell the study; gives the unit back when told to stop."""
         try:
-            run_dir = self._run_dir(unit)
-            unit = self._renew(unit, run_dir.name)
+            run_dir = self._run_dir(claimed)
+            unit = patiently(lambda: self._renew(claimed, run_dir.name))
             if read_view(run_dir).status == view.COMPLETED:  # its worker died before it could tell
                 self._judge(unit, run_dir)
             else:
                 self._train(unit, run_dir)
         except LeaseLostError:
-            print(f"trial {unit.trial}, seed {unit.seed}: the lease is lost; nothing is reported")
+            print(f"trial {claimed.trial}, seed {claimed.seed}: lease lost; nothing is reported")
 
     def _train(self, unit: Unit, run_dir: Path) -> None:
         begin = self._log.seek(0, os.SEEK_END)
@@ -114,7 +99,7 @@ class Objective:
 
     def _watch(self, unit: Unit, run_dir: Path, process: subprocess.Popen[bytes]) -> bool:
         """Wait for the process, keep the lease, report the curve; whether the run is pruned."""
-        curve = _Curve(self._study, unit, run_dir)
+        curve = Curve(self._study, unit, run_dir)
         told_at: float | None = None
         is_pruned = False
         while True:
@@ -133,15 +118,21 @@ class Objective:
             elif time.monotonic() - told_at > _KILL_AFTER_S:
                 process.kill()
             if time.monotonic() > self._renew_at:
-                try:
-                    self._renew(unit)
-                except LeaseLostError:
-                    self._tell(process, "SIGTERM")
-                    process.wait()
-                    raise
-                except DATABASE_ERRORS as error:  # the run goes on meanwhile
-                    print(f"the lease is not renewed: {said(error)}", flush=True)
-                    self._renew_at = time.monotonic() + 1.0
+                self._keep(unit, process)
+
+    def _keep(self, unit: Unit, process: subprocess.Popen[bytes]) -> None:
+        """Renew the lease of a unit whose run goes on."""
+        try:
+            self._renew(unit)
+        except LeaseLostError:
+            self._tell(process, "SIGTERM")
+            process.wait()
+            raise
+        except DATABASE_ERRORS as error:
+            if not self._is_cut_off:
+                print(f"the lease is not renewed ({said(error)}); trying again", flush=True)
+            self._is_cut_off = True
+            self._renew_at = time.monotonic() + 1.0
 
     def _tell(self, process: subprocess.Popen[bytes], name: str) -> None:
         if name == _stop.TIME_LIMIT or (self._num_tasks > 1 and name == "SIGINT"):
@@ -164,6 +155,7 @@ class Objective:
         if mine is None:
             raise LeaseLostError
         self._renew_at = time.monotonic() + self._study.sweep.lease_s / 4
+        self._is_cut_off = False
         return mine
 
     def _command(self, run_dir: Path) -> list[str]:
@@ -187,7 +179,7 @@ class Objective:
         than a lease, another run takes its place.
         """
         definition, key = self._study.definition, self._study.key
-        params = self._study.params(unit.trial)
+        params = patiently(lambda: self._study.params(unit.trial))
         argv = ["with", *definition.words(params, unit.seed)]
         config = resolve_command(definition.script, argv).model_dump(mode="json")
         facts = {
@@ -215,7 +207,7 @@ class Objective:
         while spool.is_written(path):
             if time.monotonic() > deadline or _stop.should_stop():
                 return False
-            self._renew(unit)
+            patiently(lambda: self._renew(unit))
             time.sleep(_POLL_S)
         return True
 
@@ -226,58 +218,6 @@ class Objective:
             lines = file.read().decode("utf-8", "replace").split("\n")
         told = [line.strip() for line in lines if line.startswith("error:")] or lines
         return next((line for line in reversed(told) if line.strip()), "it said nothing")[:1000]
-
-
-class _Curve:
-    """The learning curve of a run that trains, in points, for pruners that compare those."""
-
-    def __init__(self, study: Shared, unit: Unit, run_dir: Path) -> None:
-        self._study, self._unit, self._run_dir = study, unit, run_dir
-        pruner = study.sweep.pruner
-        self._is_wanted = pruner.kind != "none" and pruner.by == "curve" and unit.role == "tuning"
-        total = study.definition.base.training.total_timesteps
-        config = spool.read_json(run_dir / spool.CONFIG, {})
-        total = int(config.get("training", {}).get("total_timesteps", total))
-        self._ends = [total * (k + 1) / pruner.num_points for k in range(pruner.num_points)]
-        self._told = 0
-        self._look_at = 0.0
-
-    def is_bad(self) -> bool:
-        """Report new points; whether the trial is to be pruned."""
-        if not self._is_wanted or time.monotonic() < self._look_at:
-            return False
-        self._look_at = time.monotonic() + _LOOK_EVERY_S
-        series = read_series(self._run_dir).get(self._study.sweep.metric)
-        if series is None:
-            return False
-        for point, value in points(series, self._ends)[self._told :]:
-            self._told += 1
-            try:
-                if self._study.report(self._unit, point, value):
-                    return True
-            except DATABASE_ERRORS as error:
-                print(f"a point of the curve is not reported: {said(error)}", flush=True)
-        return False
-
-
-def points(series: Series, ends: Sequence[float]) -> list[tuple[int, float]]:
-    """(Number, mean of the values) of every part of a curve that is complete and not empty."""
-    found: list[tuple[int, float]] = []
-    last, start = series.steps[-1], 0.0
-    for number, end in enumerate(ends):
-        inside = [v for s, v in zip(series.steps, series.values, strict=True) if start < s <= end]
-        if last >= end and inside:
-            found.append((number, float(np.mean(inside))))
-        start = end
-    return found
-
-
-def score(series: Series) -> float:
-    """Mean of the values in the last 10 % of the env steps; not finite if one of them is not."""
-    if not series.steps:
-        return math.nan
-    steps, values = np.array(series.steps), np.array(series.values, dtype=np.float64)
-    return float(values[10 * steps > 9 * steps[-1]].mean())
 
 
 def _is_same(path: Path, facts: Mapping[str, object], config: Mapping[str, object]) -> bool:
@@ -296,28 +236,3 @@ def _write_trial(path: Path, facts: Mapping[str, object]) -> None:
     write_whole(path / spool.TRIAL, json.dumps(facts, indent=1) + "\n")
     tags = [f"sweep:{facts['study']}"]
     spool.update_json(path / spool.NOTES, lambda notes: notes.update({"tags": tags} | notes))
-
-
-def patiently(action: Callable[[], _T]) -> _T:
-    """Do `action`; while the database does not answer, say so, wait, and do it again.
-
-    Raises:
-        _stop.StopAtOnceError: a signal came meanwhile.
-    """
-    wait_s, has_said = 0.5, False
-    while True:
-        try:
-            result = action()
-        except DATABASE_ERRORS as error:
-            if not has_said:
-                print(f"the database does not answer ({said(error)}); trying again", flush=True)
-            has_said = True
-        else:
-            if has_said:
-                print("the database answers again", flush=True)
-            return result
-        for _ in range(round(wait_s / 0.1)):
-            if (told := _stop.stop_requested()) is not None:
-                raise _stop.StopAtOnceError(told)
-            time.sleep(0.1)
-        wait_s = min(10.0, 2 * wait_s)

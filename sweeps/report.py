@@ -122,10 +122,9 @@ def verdict(study: Study, results: Results) -> list[str]:
     lines = [f"winner: {name}, {value.text()} on {where}"]
     if results.gain is not None:
         gain = results.gain
-        sure = gain.low is not None and gain.low > 0
+        doubt = "" if gain.low is not None and gain.low > 0 else "; this may be chance"
         lines.append(
-            f"better than the experiment as it is by {gain.text()} on the same seeds"
-            + ("" if sure else ": the interval holds 0, this may be chance")
+            f"better than the experiment as it is by {gain.text()} on the same seeds{doubt}"
         )
     return [*lines, "", f"  {command(study, row)}"]
 

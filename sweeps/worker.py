@@ -23,7 +23,8 @@ from marlcore.config_errors import ConfigError
 from sweeps import cluster, storage
 from sweeps.definition import Definition, define
 from sweeps.ledger import Owner, Unit
-from sweeps.objective import Objective, patiently
+from sweeps.objective import Objective
+from sweeps.patience import patiently
 from sweeps.service import RemoteStudy
 from sweeps.study import WAIT, HopelessError, Shared, Study
 
@@ -88,7 +89,10 @@ def main(argv: Sequence[str]) -> int:
             return 3
     told = _stop.stop_requested()
     if told is not None:
-        cluster.queue_again(told)
+        try:
+            cluster.queue_again(told)
+        except ConfigError as error:
+            print_error(error)
     return _stop.exit_code(told) if told else 0
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from experiments.tracking.read import read_series
 from sweeps import launch
-from sweeps.objective import score
+from sweeps.curves import score
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """

@@ -17,8 +17,9 @@ from experiments.tracking.read import read_view
 from experiments.tracking.spool import read_events
 from experiments.tracking.view import Series
 from sweeps import ledger
+from sweeps.curves import points, score
 from sweeps.ledger import Owner, Unit
-from sweeps.objective import Objective, points, score
+from sweeps.objective import Objective
 from sweeps.study import Study
 from tests.sweeps.toy import open_toy
 

@@ -17,7 +17,7 @@ from typing import Any
 from sweeps import ledger
 from sweeps.definition import Definition, define
 from sweeps.ledger import Unit
-from sweeps.objective import patiently
+from sweeps.patience import patiently
 from sweeps.storage import storage_of
 from sweeps.study import Study
 from sweeps.worker import work

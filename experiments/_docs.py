@@ -44,7 +44,7 @@ Behind `with` come named configs, put over the defaults in their order, then `ke
   and nothing else: other keys would make the recorded configuration untrue of the first part.
 
 Environment variables: `MARL_RUNS_DIR` is where runs are kept (`runs`); `MARL_MONGO_URI` a MongoDB
-that Sacred writes to as well as to files."""
+that records are copied to; `MARL_OPTUNA_URL` a PostgreSQL that sweeps are kept in."""
 
 _EARLIER = (
     ("--algorithm", "the script", "experiments/mappo.py, acppo.py, ippo.py"),

@@ -13,6 +13,8 @@ import pytest
 
 from experiments import cli
 from experiments.evaluate import Parser
+from sweeps import launch
+from sweeps.definition import Pruner, Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -92,6 +94,29 @@ def test_a_documented_marl_command_is_parsed(command: str) -> None:
     parser = Parser(allow_abbrev=False)
     importlib.import_module(f"experiments.commands.{name}").arguments(parser)
     parser.parse_args(words)
+
+
+SWEEPS = sorted(
+    {
+        command.strip()
+        for page in PAGES
+        for command in re.findall(r"python (sweeps/launch\.py[^`\n#]+)", page.read_text())
+    }
+)
+
+
+@pytest.mark.parametrize("command", SWEEPS)
+def test_a_documented_sweep_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "--slurm" in command and "--serve" not in command:
+        monkeypatch.setenv("MARL_OPTUNA_URL", "postgresql://me:secret@localhost/base")
+    assert launch.main([*shlex.split(command)[1:], "--dry-run"]) == 0
+
+
+def test_every_key_of_a_sweep_is_documented() -> None:
+    text = (ROOT / "docs" / "SWEEPS.md").read_text()
+    for section in (Sweep, Pruner):
+        for name, field in section.model_fields.items():
+            assert f"`{field.alias or name}`" in text, name
 
 
 def test_the_documented_refusal_is_what_is_printed() -> None:

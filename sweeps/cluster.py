@@ -33,22 +33,13 @@ def submit(folder: Path, preset: str, num_workers: int) -> str:
     Raises:
         ConfigError: Slurm, or the preset, refuses.
     """
-    wanted = resources.load(preset, {})
     if not cluster.is_here():
         cluster.call("sbatch", "--version")  # refuses
     runs = _rundir.runs_dir().resolve()
     code, python = freeze.freeze_code(runs), freeze.freeze_environment(runs)
     (folder / LOGS).mkdir(exist_ok=True)
     script = folder / SCRIPT
-    text = workers_script(
-        folder,
-        "sweeps.worker",
-        runs=runs,
-        code=code,
-        python=python,
-        resources=wanted,
-        num=num_workers,
-    )
+    text = script_of(folder, preset, num_workers, code=code, python=python)
     script.write_text(text, encoding="utf-8")
     job_id = cluster.submit(script)
 
@@ -58,6 +49,23 @@ def submit(folder: Path, preset: str, num_workers: int) -> str:
 
     spool.update_json(folder / spool.JOB, add)
     return job_id
+
+
+def script_of(
+    folder: Path, preset: str, num_workers: int, *, code: Path | None, python: Path | None
+) -> str:
+    """The batch script; without frozen code and packages, names that stand for them."""
+    runs = _rundir.runs_dir().resolve()
+    frozen = runs / spool.FROZEN
+    return workers_script(
+        folder,
+        "sweeps.worker",
+        runs=runs,
+        code=code or frozen / "code-<hash>",
+        python=python or frozen / "environment-<hash>" / "bin" / "python",
+        resources=resources.load(preset, {}),
+        num=num_workers,
+    )
 
 
 def count_workers(folder: Path) -> int:

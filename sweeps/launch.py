@@ -83,6 +83,14 @@ def _launch(arguments: argparse.Namespace) -> int:
     wanted, kept = _read(arguments)
     if arguments.dry_run:
         print_plan(wanted, kept, arguments.workers)
+        if arguments.slurm is not None:
+            from sweeps import cluster
+
+            folder = (storage.sweeps_dir() / wanted.name).resolve()
+            script = cluster.script_of(
+                folder, arguments.slurm, arguments.workers, code=None, python=None
+            )
+            print(f"\n{script}")
         return 0
     folder = storage.sweeps_dir() / wanted.name
     folder.mkdir(parents=True, exist_ok=True)

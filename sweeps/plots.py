@@ -43,7 +43,7 @@ def charts(study: Study) -> dict[str, str]:
         with quietly(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             figure = makers[name](study.optuna)
-        figure.update_layout(title=None, template="plotly_white", height=420, autosize=True)
+        figure.update_layout(title=None, template="plotly_white", height=400, margin={"t": 20})
         drawn[name] = figure.to_html(
             full_html=False,
             include_plotlyjs=not drawn,  # once a page

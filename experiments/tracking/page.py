@@ -15,6 +15,7 @@ td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
           margin-right: .5em; }
 .warning { background: #fff4d6; border-left: 4px solid #E69F00; padding: .3em .8em;
            margin: .4em 0; }
+pre { background: #f4f4f4; padding: .6em .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { background: #fff4d6; padding: .3em .8em; cursor: pointer; }
 footer { color: #666; font-size: .9em; margin-top: 2em; max-width: 60em; }
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -115,23 +116,26 @@ def test_a_run_whose_curve_is_bad_ends_pruned_with_its_checkpoint(open_real: Any
 
 
 @pytest.mark.slow
-def test_a_complete_run_of_a_dead_worker_is_taken_as_it_is(open_real: Any) -> None:
+def test_a_complete_run_of_a_dead_worker_is_taken_as_it_is(open_real: Any, tmp_path: Path) -> None:
     study = open_real(trials=1, **{"with": SHORT})
     unit = run(study)
     assert unit.state == ledger.DONE
     before = read_events(run_dir(unit))
-    other = open_real(trials=1, **{"with": SHORT})
-    other.ledger.add([Unit(0, "tuning", 5)])
-    os.rename(run_dir(unit), run_dir(unit).with_name("toy-t0000-s5"))  # as if seed 5 had run
-    again = run(other, other.ledger.take(other.ledger.units()[1], ME, lease_s=60))
-    assert again.state == ledger.DONE
-    assert again.run == "toy-t0000-s5-2"  # its configuration has another seed: not the same run
-    os.rename(run_dir(unit).with_name("toy-t0000-s5"), run_dir(unit))
-    third = open_real(trials=1, **{"with": SHORT})
-    units = third.ledger.units()
-    mine = third.ledger.take(ledger.replace(units[0], state=ledger.WAITING), ME, lease_s=60)
-    assert mine is None  # what is done stays done
+    with sqlite3.connect(tmp_path / "study" / "study.db") as database:  # it died before it told
+        database.execute("UPDATE marl_units SET state = 'running', score = NULL, expires = 0")
+    database.close()
+    again = run(study)
+    assert (again.state, again.run, again.score) == (ledger.DONE, unit.run, unit.score)
+    assert again.token == unit.token + 1
     assert read_events(run_dir(unit)) == before
+
+
+@pytest.mark.slow
+def test_a_run_of_another_study_by_that_name_is_left_alone(open_real: Any, tmp_path: Path) -> None:
+    first = run(open_real(trials=1, **{"with": SHORT}))
+    (tmp_path / "study" / "study.db").unlink()
+    second = run(open_real(trials=1, **{"with": SHORT}))
+    assert (first.run, second.run) == ("toy-t0000-s0", "toy-t0000-s0-2")
 
 
 @pytest.mark.slow

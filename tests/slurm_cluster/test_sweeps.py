@@ -26,7 +26,7 @@ with: [partition, total_timesteps=STEPS, logging.video=false, num_eval_episodes=
 space:
   clip_epsilon: {low: 0.05, high: 0.4}
 metric: rollout/return_mean
-trials: 4
+trials: 3
 tuning_seeds: [0]
 test_seeds: [9]
 finalists: 1
@@ -81,7 +81,7 @@ class Sweeper:
         assert report["is_complete"], report
         found = self.runs()
         tests = {name for name in found if name.endswith("-s9")}
-        assert found.keys() - tests == {f"{self.name}-t{n:04d}-s0" for n in range(4)}
+        assert found.keys() - tests == {f"{self.name}-t{n:04d}-s0" for n in range(3)}
         assert {one.status for one in found.values()} == {"COMPLETED"}
 
 
@@ -95,7 +95,7 @@ def test_an_array_needs_no_launcher_and_survives_warnings_and_kills(
     desk: Desk, tmp_path: Path, postgres: Any
 ) -> None:
     desk.environment["MARL_OPTUNA_URL"] = postgres.url
-    user = Sweeper(desk, tmp_path, steps=8_000)
+    user = Sweeper(desk, tmp_path, steps=4_800)
     launcher = user.launch()
     said, _ = launcher.communicate(timeout=120)  # it does not wait for the workers
     assert launcher.returncode == 0, said
@@ -106,7 +106,7 @@ def test_an_array_needs_no_launcher_and_survives_warnings_and_kills(
     assert "Slurm job" not in again
     desk.cluster.run("scancel", "--batch", "--signal=USR2", f"{job_id}_0")  # a time limit is near
     os.kill(_worker(desk, user.name, f"{job_id}_1"), signal.SIGKILL)
-    user.wait_for(lambda: len(user.runs()) > 4)  # the tests have begun
+    user.wait_for(lambda: len(user.runs()) > 3)  # the tests have begun
     user.wait_for(lambda: user.report()["is_complete"])
     user.check()
     statuses = {s for name in user.runs() for s in desk.statuses(name)}
@@ -116,7 +116,7 @@ def test_an_array_needs_no_launcher_and_survives_warnings_and_kills(
 
 
 def test_a_launcher_serves_an_sqlite_file_and_may_be_killed(desk: Desk, tmp_path: Path) -> None:
-    user = Sweeper(desk, tmp_path, steps=3200, preset=PRESET + TWO_PROCESSES)
+    user = Sweeper(desk, tmp_path, steps=1600, preset=PRESET + TWO_PROCESSES)
     launcher = user.launch("--serve", "127.0.0.1")
     user.wait_for(lambda: any(one.env_steps for one in user.runs().values()))
     launcher.kill()

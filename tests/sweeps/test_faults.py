@@ -185,7 +185,7 @@ with: [partition, total_timesteps=1600, logging.video=false, num_eval_episodes=1
 space:
   clip_epsilon: {low: 0.05, high: 0.4}
 metric: rollout/return_mean
-trials: 6
+trials: 5
 tuning_seeds: [0]
 test_seeds: [9]
 finalists: 1
@@ -206,7 +206,7 @@ def test_a_launcher_killed_ten_times_loses_and_repeats_nothing(tmp_path: Path) -
 
     for kill in range(10):
         launcher = start()
-        time.sleep(generator.uniform(1.0, 7.0))
+        time.sleep(generator.uniform(0.5, 5.0))
         victims = [launcher.pid, *(_processes_of(runs) if kill % 2 else [])]
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
@@ -217,7 +217,7 @@ def test_a_launcher_killed_ten_times_loses_and_repeats_nothing(tmp_path: Path) -
     assert "winner: trial" in said
     found = {path.name: read_view(path) for path in runs.glob("small-t*")}
     baseline_or_best = {name for name in found if name.endswith("-s9")}
-    expected = {f"small-t{trial:04d}-s0" for trial in range(6)}
+    expected = {f"small-t{trial:04d}-s0" for trial in range(5)}
     assert found.keys() == expected | baseline_or_best
     assert 1 <= len(baseline_or_best) <= 2
     for name, one in found.items():

@@ -57,20 +57,21 @@ def batch_script(
 def workers_script(
     folder: Path,
     module: str,
-    *,
+    *words: str,
     runs: Path,
     code: Path,
     python: Path,
     resources: Resources,
     num: int,
 ) -> str:
-    """The script for an array of workers, `python -m MODULE FOLDER LOG` each.
+    """The script for an array of workers, `python -m MODULE FOLDER LOG WORDS` each.
 
     The batch process becomes the worker, which is warned in person and starts processes by srun.
 
     Args:
         folder: of what they work on.
         module: of the worker.
+        words: what it is told besides.
         runs: directory of all runs.
         code: frozen.
         python: interpreter of the frozen environment.
@@ -81,7 +82,7 @@ def workers_script(
     own = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.log"'
     return _make_sbatch_string(
         f'exec "$python" -m {module} {shlex.quote(str(folder))} '
-        f"{shlex.quote(str(folder / LOGS))}/{own}",
+        f"{shlex.quote(str(folder / LOGS))}/{own} {shlex.join(words)}",
         folder,
         **_options(f"sweep-{folder.name}", resources),
         setup=_environment(runs, code=code, python=python, resources=resources),

@@ -22,10 +22,11 @@ from slurm.script import workers_script
 SCRIPT = "submission.sh"
 
 
-def submit(folder: Path, preset: str, num_workers: int) -> str:
+def submit(folder: Path, preset: str, num_workers: int, *, kind: str) -> str:
     """Hand an array of workers to Slurm; returns the job's id.
 
     Args:
+        kind: worker.ARRAY or worker.SERVED.
         folder: of the study, absolute.
         preset: of slurm/presets, or a file.
         num_workers: elements of the array.
@@ -39,7 +40,7 @@ def submit(folder: Path, preset: str, num_workers: int) -> str:
     code, python = freeze.freeze_code(runs), freeze.freeze_environment(runs)
     (folder / LOGS).mkdir(exist_ok=True)
     script = folder / SCRIPT
-    text = script_of(folder, preset, num_workers, code=code, python=python)
+    text = script_of(folder, preset, num_workers, kind=kind, code=code, python=python)
     script.write_text(text, encoding="utf-8")
     job_id = cluster.submit(script)
 
@@ -52,7 +53,13 @@ def submit(folder: Path, preset: str, num_workers: int) -> str:
 
 
 def script_of(
-    folder: Path, preset: str, num_workers: int, *, code: Path | None, python: Path | None
+    folder: Path,
+    preset: str,
+    num_workers: int,
+    *,
+    kind: str,
+    code: Path | None = None,
+    python: Path | None = None,
 ) -> str:
     """The batch script; without frozen code and packages, names that stand for them."""
     runs = _rundir.runs_dir().resolve()
@@ -60,6 +67,7 @@ def script_of(
     return workers_script(
         folder,
         "sweeps.worker",
+        kind,
         runs=runs,
         code=code or frozen / "code-<hash>",
         python=python or frozen / "environment-<hash>" / "bin" / "python",

@@ -33,6 +33,7 @@ from sweeps import definition, local, service, storage
 from sweeps.definition import Definition
 from sweeps.storage import Storage
 from sweeps.study import Study
+from sweeps.worker import ARRAY, SERVED
 
 _CHANGES = (
     ("trials", "configurations that are tried"),
@@ -87,9 +88,8 @@ def _launch(arguments: argparse.Namespace) -> int:
             from sweeps import cluster
 
             folder = (storage.sweeps_dir() / wanted.name).resolve()
-            script = cluster.script_of(
-                folder, arguments.slurm, arguments.workers, code=None, python=None
-            )
+            kind = ARRAY if kept.is_shared else SERVED
+            script = cluster.script_of(folder, arguments.slurm, arguments.workers, kind=kind)
             print(f"\n{script}")
         return 0
     folder = storage.sweeps_dir() / wanted.name
@@ -184,7 +184,8 @@ def _submit(study: Study, folder: Path, kept: Storage, arguments: argparse.Names
     if there:
         print(f"{there} workers wait or run already")
     if missing > 0:
-        job_id = cluster.submit(folder, arguments.slurm, missing)
+        kind = ARRAY if kept.is_shared else SERVED
+        job_id = cluster.submit(folder, arguments.slurm, missing, kind=kind)
         print(f"Slurm job {job_id}: {missing} workers; scancel {job_id} ends them")
     print(f"runs: marl runs study={study.definition.name}; the same command goes on", flush=True)
     if kept.is_shared:

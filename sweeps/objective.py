@@ -44,11 +44,11 @@ class Objective:
     Args:
         study: of the units; here, or elsewhere (sweeps.service).
         log: what the runs print is appended to it.
+        num_tasks: processes of a run, by srun if there are several.
     """
 
-    def __init__(self, study: Shared, log: IO[bytes]) -> None:
-        self._study, self._log = study, log
-        self._num_tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    def __init__(self, study: Shared, log: IO[bytes], *, num_tasks: int = 1) -> None:
+        self._study, self._log, self._num_tasks = study, log, num_tasks
         self._renew_at, self._is_cut_off = 0.0, False
 
     def run(self, claimed: Unit) -> None:

@@ -112,7 +112,8 @@ def verdict(study: Study, results: Results) -> list[str]:
     row = results.winner
     if row is None:
         if results.is_complete:
-            return ["no winner: no trial is complete"]
+            what = "finalist has all its test runs" if study.finalists() else "trial is complete"
+            return [f"no winner: no {what}"]
         return ["no winner yet: the study is not complete (launch it again to go on)"]
     is_tested = row.test is not None
     where = "fresh seeds" if is_tested else "its tuning seeds, which flatter it: no test seeds"

@@ -1,9 +1,10 @@
 """A worker of a study: claims a unit, has it run, tells what came of it, until nothing is left.
 
-    python -m sweeps.worker STUDY_DIRECTORY LOG
+    python -m sweeps.worker STUDY_DIRECTORY LOG [array | served]
 
-sweeps/launch.py starts some here, or a Slurm array of them. A worker that is told to stop gives
-back what it works on; one that is killed loses it when its lease ends.
+sweeps/launch.py starts some here, or a Slurm array of them. Those of an array give each run all
+tasks of their job; if they are served, they reach the study through its launcher. A worker that is
+told to stop gives back what it works on; one that is killed loses it when its lease ends.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from sweeps.patience import patiently
 from sweeps.service import RemoteStudy
 from sweeps.study import WAIT, HopelessError, Shared, Study
 
+HERE, ARRAY, SERVED = "here", "array", "served"
 _WAIT_S = 0.5
 
 
-def open_study(folder: Path) -> Shared:
-    """The study of a directory: here, or served by its launcher."""
+def open_study(folder: Path, kind: str) -> Shared:
+    """The study of a directory, at hand or served by its launcher."""
     definition, kept = read_definition(folder), storage.storage_of(folder)
-    job = os.environ.get("SLURM_JOB_ID")
-    if job and not kept.is_shared:
+    if kind == SERVED:
         key = str(spool.read_json(folder / storage.SWEEP, {}).get("key"))
         return RemoteStudy(definition, folder, key)
     return Study(definition, kept)
@@ -74,13 +75,14 @@ def read_definition(folder: Path) -> Definition:
 
 def main(argv: Sequence[str]) -> int:
     """Work; returns the exit code."""
-    folder, log = Path(argv[0]), Path(argv[1])
+    folder, log, kind = Path(argv[0]), Path(argv[1]), [*argv, HERE][2]
+    num_tasks = 1 if kind == HERE else int(os.environ.get("SLURM_NTASKS", "1"))
     with _stop.install(), contextlib.suppress(_stop.StopAtOnceError):
         _launch.end_with_launcher()
         try:
-            opened = contextlib.closing(open_study(folder))
+            opened = contextlib.closing(open_study(folder, kind))
             with opened as study, log.open("ab", buffering=0) as file:
-                work(study, Objective(study, file).run)
+                work(study, Objective(study, file, num_tasks=num_tasks).run)
         except ConfigError as error:
             print_error(error)
             return 2
@@ -88,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 3
     told = _stop.stop_requested()
-    if told is not None:
+    if told is not None and kind != HERE:
         try:
             cluster.queue_again(told)
         except ConfigError as error:

@@ -46,6 +46,7 @@ SCRIPTS = {
 SCRIPTS["workers"] = workers_script(
     RUNS / "sweeps" / "wide",
     "sweeps.worker",
+    "array",
     runs=RUNS,
     code=RUNS / ".frozen" / "code-1",
     python=RUNS / ".frozen" / "environment-1" / "bin" / "python",

@@ -21,4 +21,4 @@ python=/shared/runs/.frozen/environment-1/bin/python
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec "$python" -m sweeps.worker /shared/runs/sweeps/wide /shared/runs/sweeps/wide/logs/"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.log"
+exec "$python" -m sweeps.worker /shared/runs/sweeps/wide /shared/runs/sweeps/wide/logs/"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.log" array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 
 from experiments import _output, _rundir, _sacred, acppo
 from experiments.tracking import documents, mongo, server
+from experiments.tracking.catalog import Catalog
 from experiments.tracking.replicator import Replicator
-from experiments.tracking.spool import OUTPUT, open_spool
+from experiments.tracking.select import select
+from experiments.tracking.spool import OUTPUT, TRIAL, open_spool
 from marlcore.config_errors import parse_config
 
 OURS_ALONE = {"run_id", "attempts", "provenance"}
@@ -36,7 +39,9 @@ def database(
     client.close()
 
 
-def record_with_both(database: Any, runs: Path, *, fails: bool = False) -> Path:
+def record_with_both(
+    database: Any, runs: Path, *, fails: bool = False, trial: dict[str, Any] | None = None
+) -> Path:
     """One Sacred run, observed by our spool and by the real MongoObserver."""
     _sacred._import_sacred()
     from sacred.observers import MongoObserver
@@ -44,6 +49,8 @@ def record_with_both(database: Any, runs: Path, *, fails: bool = False) -> Path:
     config = parse_config({"algorithm": {"name": "acppo"}, "seed": 3}).model_dump(mode="json")
     run_dir = _rundir.create("acppo", config)
     reference = MongoObserver(client=database, db_name="reference")
+    if trial is not None:
+        (run_dir / TRIAL).write_text(json.dumps(trial))
     spool = open_spool(run_dir)
     recorder = spool.recorder(resumed_at=0)
 
@@ -103,6 +110,20 @@ def test_a_run_stands_in_mongodb_as_sacred_would_have_written_it(
     assert set(ours["info"]) - set(theirs["info"]) == OURS_ALONE
     assert ours["captured_out"] == (run_dir / OUTPUT).read_text()
     assert "said\n" in ours["captured_out"]
+
+
+def test_a_run_of_a_sweep_is_found_by_study_and_trial(
+    database: Any, mongod_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"study": "wide", "trial": 7, "role": "test", "settings": {"algorithm.gamma": 0.9}}
+    run_dir = record_with_both(database, mongod_directory, trial={**facts, "argv": ["acppo"]})
+    (document,) = database.sacred.runs.find()
+    expected = {**facts, "settings": {"algorithm,gamma": 0.9}}
+    assert document["info"]["trial"] == expected
+    monkeypatch.setenv("MARL_MONGO_URI", server.start(mongod_directory).uri())
+    for catalog in (Catalog(mongod_directory, remote=False), Catalog(tmp_path)):
+        (one,) = select(catalog.views(), ["study=wide", "trial=7", "role=test"])
+        assert (one.id, one.study, one.trial) == (run_dir.name, "wide", 7)
 
 
 def test_metrics_have_the_same_points(database: Any, mongod_directory: Path) -> None:

@@ -1,8 +1,8 @@
 """From a script's command line to a finished run: parse, refuse or record, run, report.
 
 Exit codes: 0 done; 1 failed (traceback); 2 refused (one message, nothing made unless set-up failed
-inside the run); stopped after saving: 130 by SIGINT, 143 by SIGTERM, 140 by SIGUSR2, 152 by a time
-limit.
+inside the run); stopped after saving: 130 by SIGINT, 143 by SIGTERM, 138 by SIGUSR1, 140 by
+SIGUSR2, 152 by a time limit.
 """
 
 from __future__ import annotations

@@ -9,19 +9,14 @@ RUN is a run's id, the beginning of one, its directory, or its number in MongoDB
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import importlib
 import io
-import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from types import FrameType, ModuleType
 
-from experiments._output import print_error
-from experiments.evaluate import Parser
+from experiments._program import Parser, run_program
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
 
@@ -57,46 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        if not words or words[0] in ("-h", "--help", "help"):
-            print(_overview())
-            return 0
-        command = _command(words[0])
-        parser = Parser(
-            prog=f"marl {words[0]}",
-            description=command.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        command.arguments(parser)
-        code = int(command.run(parser.parse_args(words[1:])))
-        sys.stdout.flush()
-        return code
-    except ConfigError as error:
-        print_error(error)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `marl runs | head`
-        _silence()
-        return 1
-    except OSError as error:  # no rights, a full disk
-        _silence()
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except Exception:
-        traceback.print_exc()
-        return 1
+    return run_program(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    command = _command(words[0])
+    parser = Parser(f"marl {words[0]}", command.__doc__)
+    command.arguments(parser)
+    return int(command.run(parser.parse_args(words[1:])))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _silence() -> None:
-    """Have nothing more written to an output that takes nothing."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _command(name: str) -> ModuleType:

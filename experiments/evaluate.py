@@ -14,29 +14,14 @@ import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 if not __package__:  # run as a file: import from the repository, not from this directory
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from experiments import _rundir
-from marlcore import config_keys
+from experiments._program import Parser
 from marlcore.config_errors import ConfigError, show
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, and names the nearest option."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
-        if message.startswith("unrecognized arguments: -"):
-            word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-            options = [name for action in self._actions for name in action.option_strings]
-            near = config_keys.nearest(word, options)
-            message = f"{show(word)} is no option; " + (
-                f"did you mean {near}?" if near else "--help lists the options"
-            )
-        raise ConfigError(message)
 
 
 def _integer(minimum: int, maximum: int) -> Any:
@@ -51,12 +36,7 @@ def _integer(minimum: int, maximum: int) -> Any:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python experiments/evaluate.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python experiments/evaluate.py", __doc__)
     parser.add_argument("run", metavar="RUN_OR_CHECKPOINT")
     parser.add_argument(
         "--episodes", type=_integer(1, 100_000), default=100, metavar="N", help="episodes (100)"

@@ -16,16 +16,12 @@ from pathlib import Path
 if not __package__:  # run as a file: import from the repository, not from this directory
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from experiments.evaluate import Parser, find_checkpoint
+from experiments._program import Parser
+from experiments.evaluate import find_checkpoint
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python experiments/export.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python experiments/export.py", __doc__)
     parser.add_argument("run", metavar="RUN_OR_CHECKPOINT")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="is made; must be empty")
     parser.add_argument("--merge", action="store_true", help="write the weights as well, merged")

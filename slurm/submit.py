@@ -11,12 +11,10 @@ later changes nothing. `marl jobs` shows what becomes of it.
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 import shutil
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,10 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from experiments import _rundir
 from experiments._arguments import read_arguments
-from experiments._experiment import Script, resolve_command
-from experiments._output import print_error
-from experiments.evaluate import Parser
-from experiments.tracking.provenance import ROOT
+from experiments._experiment import resolve_command
+from experiments._program import Parser, run_program
+from experiments._script import Script, find_script
 from experiments.tracking.spool import FROZEN
-from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
 from slurm import cluster, freeze, record, resources, send
 from slurm.resources import Resources
@@ -43,29 +39,12 @@ _PASSED = {"--id": "ID", "--name": "NAME", "--comment": "TEXT"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Submit; returns the exit code."""
-    try:
-        parser = _parser()
-        return _submit(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
-    except ConfigError as error:
-        print_error(error)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except Exception:
-        traceback.print_exc()
-        return 1
+    words = sys.argv[1:] if argv is None else argv
+    return run_program(lambda: _submit(_parser().parse_intermixed_args(words)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python slurm/submit.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python slurm/submit.py", __doc__)
     parser.add_argument("words", nargs="+", metavar="SCRIPT with WORD", help="as without Slurm")
     add = parser.add_argument
     add("--preset", metavar="NAME", help=f"{', '.join(resources.names())}, or a .yaml file")
@@ -171,17 +150,7 @@ def _dry_run(
 def _command(arguments: argparse.Namespace) -> tuple[Script, list[str]]:
     """The script, and its command line."""
     path, *rest = arguments.words
-    names = sorted(
-        p.stem for p in (ROOT / "experiments").glob("[a-z]*.py") if "SCRIPT = " in p.read_text()
-    )
-    name = Path(path).name.removesuffix(".py")
-    if name not in names:
-        near = config_keys.nearest(name, names)
-        meant = f"did you mean experiments/{near}.py?" if near else "give one of "
-        raise ConfigError(
-            f"{show(path)} is no training script; {meant}"
-            + ("" if near else ", ".join(f"experiments/{other}.py" for other in names))
-        )
+    script = find_script(path)
     options = [
         f"{option}={value}"
         for option in _PASSED
@@ -190,7 +159,7 @@ def _command(arguments: argparse.Namespace) -> tuple[Script, list[str]]:
     argv = [*options, *rest]
     if read_arguments(argv).command != "run":
         raise ConfigError(f"{rest[0]} is nothing for a cluster; run: python {path} {rest[0]}")
-    return importlib.import_module(f"experiments.{name}").SCRIPT, argv
+    return script, argv
 
 
 def _check(arguments: argparse.Namespace, wanted: Resources) -> None:

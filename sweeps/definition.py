@@ -9,7 +9,6 @@ metric: rollout/return_mean
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from experiments._experiment import Script, resolve_command
+from experiments._experiment import resolve_command
+from experiments._script import Script, find_script
 from experiments._words import full_name
 from experiments._yaml import convert, read_yaml
 from experiments.tracking.provenance import ROOT
@@ -251,7 +251,10 @@ def define(
         )
     changed = changed or {}
     sweep = convert(Sweep, values, place=lambda key: f"--{key}" if key in changed else place)
-    script = _script(sweep.experiment, place)
+    try:
+        script = find_script(sweep.experiment)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: experiment: {error}") from None
 
     def resolve(words: list[str]) -> ExperimentConfig:
         fixed = _without(sweep.settings, {_key(word) for word in words})
@@ -266,17 +269,3 @@ def define(
         raise ConfigError(f"{place}: with: {given[0]}: seeds are tuning_seeds and test_seeds")
     space = read_space(sweep.space, place=place, resolve=resolve)
     return Definition(name, sweep, script, base, space, place)
-
-
-def _script(name: str, place: str) -> Script:
-    known = sorted(
-        path.stem
-        for path in (ROOT / "experiments").glob("[a-z]*.py")
-        if "SCRIPT = " in path.read_text(encoding="utf-8")
-    )
-    if name not in known:
-        near = config_keys.nearest(name, known)
-        meant = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
-        raise ConfigError(f"{place}: experiment: {show(name)} is no training script; {meant}")
-    script: Script = importlib.import_module(f"experiments.{name}").SCRIPT
-    return script

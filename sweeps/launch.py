@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -25,8 +24,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from experiments import _stop
-from experiments._output import print_error
-from experiments.evaluate import Parser
+from experiments._program import Parser, run_program
 from marlcore.config_errors import ConfigError
 from marlcore.durable import write_whole
 from sweeps import definition, local, service, storage
@@ -44,29 +42,12 @@ _CHANGES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Launch; returns the exit code."""
-    try:
-        words = sys.argv[1:] if argv is None else list(argv)
-        return _launch(_parser().parse_intermixed_args(words))
-    except ConfigError as error:
-        print_error(error)
-        return 2
-    except (KeyboardInterrupt, _stop.StopAtOnceError):
-        return 130
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except Exception:
-        traceback.print_exc()
-        return 1
+    words = sys.argv[1:] if argv is None else argv
+    return run_program(lambda: _launch(_parser().parse_intermixed_args(words)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python sweeps/launch.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python sweeps/launch.py", __doc__)
     parser.add_argument("words", nargs="+", metavar="SWEEP with WORD", help="file, or its name")
     for name, meaning in _CHANGES:
         parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)

@@ -20,12 +20,10 @@ from typing import Any
 if not __package__:  # run as a file: import from the repository, not from this directory
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from experiments._output import print_error
+from experiments._program import Parser, run_program
 from experiments.commands import _print
-from experiments.evaluate import Parser
 from experiments.tracking import page
 from experiments.tracking.compare import Estimate
-from marlcore.config_errors import ConfigError
 from marlcore.durable import write_whole
 from sweeps import ledger, plots, storage
 from sweeps.results import Results, Row, command, read_results
@@ -38,36 +36,26 @@ _SHOWN = 10
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Report; returns the exit code."""
-    try:
-        arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-        folder = storage.find_study(arguments.study)
-        with closing(Study(read_definition(folder), storage.storage_of(folder))) as study:
-            results = read_results(study)
-            if arguments.json:
-                _print.print_json(as_plain(study, results))
-                return 0
-            print_results(study, results, shown=None if arguments.all else _SHOWN)
-            if results.rows:
-                print_files(write(study, results, folder))
-        print(f"\nbrowse: {dashboard(folder)}")
-    except ConfigError as error:
-        print_error(error)
-        return 2
-    except BrokenPipeError:  # `report.py | head`
-        sys.stderr.close()
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    words = sys.argv[1:] if argv is None else argv
+    return run_program(lambda: _report(_parser().parse_args(words)))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    folder = storage.find_study(arguments.study)
+    with closing(Study(read_definition(folder), storage.storage_of(folder))) as study:
+        results = read_results(study)
+        if arguments.json:
+            _print.print_json(as_plain(study, results))
+            return 0
+        print_results(study, results, shown=None if arguments.all else _SHOWN)
+        if results.rows:
+            print_files(write(study, results, folder))
+    print(f"\nbrowse: {dashboard(folder)}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python sweeps/report.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python sweeps/report.py", __doc__)
     parser.add_argument("study", metavar="STUDY", help="its name, its sweep file or its directory")
     parser.add_argument("--all", action="store_true", help=f"all trials, not {_SHOWN}")
     parser.add_argument("--json", action="store_true", help="print JSON, write no files")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cli
-from experiments.evaluate import Parser
+from experiments._program import Parser
 from sweeps import launch
 from sweeps.definition import Pruner, Sweep
 
@@ -91,7 +91,7 @@ MARL = sorted(
 def test_a_documented_marl_command_is_parsed(command: str) -> None:
     _, name, *words = shlex.split(command)
     assert name in cli.COMMANDS
-    parser = Parser(allow_abbrev=False)
+    parser = Parser()
     importlib.import_module(f"experiments.commands.{name}").arguments(parser)
     parser.parse_args(words)
 

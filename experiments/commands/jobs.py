@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import time
 
+from experiments._program import Parser
 from experiments.commands import _print
 from experiments.commands.tail import follow
-from experiments.evaluate import Parser
 from marlcore.config_errors import ConfigError
 from slurm import jobs, record
 

@@ -76,7 +76,7 @@ def test_a_value_of_a_searched_key_is_the_baselines() -> None:
         ({"trails": 4}, "trails: no such key; did you mean trials"),
         ({"trials": 0}, "trials: 0 is refused; configurations that are tried"),
         ({"trials": "many"}, "trials: 'many' is refused"),
-        ({"experiment": "acpo"}, "no training script; did you mean acppo"),
+        ({"experiment": "acpo"}, "no training script; did you mean experiments/acppo.py"),
         ({"metric": "rollout/return"}, "metric: there is no .*did you mean rollout/return_m"),
         ({"direction": "up"}, "direction: 'up' is refused; maximize or minimize"),
         ({"sampler": "tpi"}, "sampler: 'tpi' is refused; one of tpe, gp"),

@@ -139,8 +139,8 @@ def test_bad_input_is_one_message(
     assert err.startswith("error: ")
     assert part in err
     assert "Traceback" not in err
-    after = sorted(path.name for path in three.iterdir() if path.name != ".index-2.sqlite")
-    assert after == [name for name in before if name != ".index-2.sqlite"]
+    after = sorted(path.name for path in three.iterdir() if path.name != ".index-3.sqlite")
+    assert after == [name for name in before if name != ".index-3.sqlite"]
 
 
 def test_without_runs_the_way_to_one_is_said(runs: Path, marl: Call) -> None:

@@ -14,6 +14,7 @@ import argparse
 import fcntl
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -147,7 +148,7 @@ def print_plan(wanted: Definition, kept: Storage, num_workers: int) -> None:
         f"test seeds), {num_workers} at once; for example"
     )
     params = baseline or {n: _middle(d) for n, d in wanted.space.distributions.items()}
-    words = " ".join(wanted.words(params, sweep.tuning_seeds[0]))
+    words = shlex.join(wanted.words(params, sweep.tuning_seeds[0]))
     print(f"  python experiments/{wanted.script.name}.py with {words}")
 
 
@@ -160,6 +161,8 @@ def _submit(study: Study, folder: Path, kept: Storage, arguments: argparse.Names
     """Have Slurm start as many workers as are missing, and say how to follow them."""
     from sweeps import cluster
 
+    if study.is_complete():
+        return _conclude(study, folder, 0)
     there = cluster.count_workers(folder)
     missing = arguments.workers - there
     if there:
@@ -200,7 +203,8 @@ def _conclude(study: Study, folder: Path, code: int) -> int:
 
 def _errors(folder: Path) -> list[str]:
     """The last error that workers told."""
-    newest = max(folder.glob("worker-*.log"), key=os.path.getmtime, default=None)
+    logs = [*folder.glob("worker-*.log"), *folder.glob("logs/*.log")]
+    newest = max(logs, key=os.path.getmtime, default=None)
     lines = newest.read_text(errors="replace").splitlines() if newest else []
     return [line for line in lines if line.startswith("error: ")][-1:]
 

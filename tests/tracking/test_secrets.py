@@ -60,10 +60,10 @@ def test_secrets_are_found_in_no_record(mongod: Callable[[], Path], tmp_path: Pa
         found = read_view(run.directory)
         assert found.status == "FAILED"
         assert found.error is not None and found.error.endswith(
-            "['[redacted]', '[redacted]', '[redacted]']"
+            "['[redacted]', '[redacted]', '[redacted]', '[redacted]']"
         )
         log = (run.directory / "stdout.log").read_text()
-        assert log.count("whole [redacted]") == 3
+        assert log.count("whole [redacted]") == 4
         assert list((run.directory / "wandb").rglob("*.wandb"))
         assert holders(runs) == []
         documents = {

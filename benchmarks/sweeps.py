@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file: import from the repository, not from this directory
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -28,32 +27,17 @@ import optuna
 
 from benchmarks import _report
 from sweeps import ledger
-from sweeps.definition import define
 from sweeps.ledger import Unit
-from sweeps.storage import storage_of
-from sweeps.study import Study
 from sweeps.worker import work
+from tests.sweeps import toy
 
 TINY = ["partition", "total_timesteps=1600", "logging.video=false", "num_eval_episodes=1"]
-SWEEP: dict[str, Any] = {
-    "experiment": "acppo",
-    "with": TINY,
-    "space": {
-        "gamma_prime": {"low": 0.5, "high": 0.999, "scale": "log_complement"},
-        "clip_epsilon": {"low": 0.05, "high": 0.5},
-    },
-    "metric": "rollout/return_mean",
-    "baseline": False,
-    "tuning_seeds": [0],
-    "test_seeds": [],
-}
+SWEEP = {**toy.SWEEP, "with": TINY}
 
 
 def ours(folder: Path, trials: int) -> float:
     """Seconds for trials of no duration."""
-    folder.mkdir(parents=True)
-    definition = define({**SWEEP, "trials": trials}, name="bench", place="benchmark")
-    with contextlib.closing(Study(definition, storage_of(folder))) as study:
+    with contextlib.closing(toy.open_toy(folder, **{**SWEEP, "trials": trials})) as study:
 
         def run(unit: Unit) -> None:
             unit = study.renew(unit, run="a-run") or unit

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.tracking import spool
 from experiments.tracking.read import read_series
+from experiments.tracking.scores import final_score
 from experiments.tracking.view import Series
 from sweeps.ledger import Unit
 from sweeps.patience import DATABASE_ERRORS
@@ -27,9 +28,8 @@ class Curve:
         self._study, self._unit, self._run_dir = study, unit, run_dir
         pruner = study.sweep.pruner
         self._is_wanted = pruner.kind != "none" and pruner.by == "curve" and unit.role == TUNING
-        total = study.definition.base.training.total_timesteps
-        config = spool.read_json(run_dir / spool.CONFIG, {})
-        total = int(config.get("training", {}).get("total_timesteps", total))
+        config = spool.read_json(run_dir / spool.CONFIG, {})  # the sweep may search its length
+        total = int(config["training"]["total_timesteps"])
         self._ends = [total * (k + 1) / pruner.num_points for k in range(pruner.num_points)]
         self._told = 0
         self._look_at = 0.0
@@ -68,5 +68,4 @@ def score(series: Series) -> float:
     """Mean of the values in the last 10 % of the env steps; not finite if one of them is not."""
     if not series.steps:
         return math.nan
-    steps, values = np.array(series.steps), np.array(series.values, dtype=np.float64)
-    return float(values[10 * steps > 9 * steps[-1]].mean())
+    return final_score(np.array(series.steps), np.array(series.values, dtype=np.float64))

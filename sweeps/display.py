@@ -77,8 +77,7 @@ class Display:
         return self._study.ledger.units()
 
     def _describe(self, trial: int, units: Sequence[Unit]) -> str:
-        frozen = self._study.optuna.get_trials(deepcopy=False)[trial]
-        settings = self._study.definition.space.settings(frozen.params)
+        settings = self._study.definition.space.settings(self._study.params(trial))
         words = " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in settings.items())
         scores = [unit.score for unit in units if unit.score is not None]
         if all(unit.state == ledger.DONE for unit in units):
@@ -124,8 +123,5 @@ def _count_done(units: Sequence[Unit]) -> int:
 
 
 def _ended(units: Sequence[Unit]) -> dict[int, list[Unit]]:
-    by_trial: dict[int, list[Unit]] = {}
-    for unit in units:
-        if unit.role == TUNING:
-            by_trial.setdefault(unit.trial, []).append(unit)
-    return {n: group for n, group in by_trial.items() if all(unit.is_final for unit in group)}
+    groups = ledger.by_trial(units, TUNING)
+    return {n: group for n, group in groups.items() if all(unit.is_final for unit in group)}

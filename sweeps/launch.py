@@ -32,7 +32,7 @@ from sweeps import definition, local, service, storage
 from sweeps.definition import Definition
 from sweeps.storage import Storage
 from sweeps.study import Study
-from sweeps.worker import ARRAY, SERVED
+from sweeps.worker import ARRAY, HOPELESS, REFUSED, SERVED
 
 _CHANGES = (
     ("trials", "configurations that are tried"),
@@ -185,11 +185,11 @@ def _conclude(study: Study, folder: Path, code: int) -> int:
     from sweeps.results import read_results
 
     logs = f"{folder}/worker-*.log, {folder}/logs"
-    if code in (local.REFUSED, local.HOPELESS, 1):
+    if code in (REFUSED, HOPELESS, 1):
         for line in _errors(folder):
             print(line, file=sys.stderr)
         print(f"the workers ended early; see {logs}", file=sys.stderr)
-        return 1 if code != local.REFUSED else 2
+        return 1 if code != REFUSED else 2
     results = read_results(study)
     print()
     report.print_results(study, results)

@@ -17,7 +17,7 @@ import platform
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,15 @@ class Ledger:
         }
         with self.exclusive(), self._engine.begin() as connection:
             return connection.execute(sa.update(_units).where(is_it).values(changed)).rowcount == 1
+
+
+def by_trial(units: Iterable[Unit], role: str | None = None) -> dict[int, list[Unit]]:
+    """Units of each trial, of one role if it is given."""
+    groups: dict[int, list[Unit]] = {}
+    for unit in units:
+        if role in (None, unit.role):
+            groups.setdefault(unit.trial, []).append(unit)
+    return groups
 
 
 def taken(unit: Unit, owner: Owner, *, lease_s: float) -> Unit:

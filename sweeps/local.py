@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments import _launch, _stop
 from sweeps.display import Display
 from sweeps.study import Study
+from sweeps.worker import HOPELESS, REFUSED
 
 _POLL_S = 0.3
 _LOOK_EVERY_S = 1.0
@@ -20,8 +21,6 @@ _ASK_EVERY_S = 10.0
 """How often a scheduler is asked whether workers are there."""
 _RESTARTS = 3
 """So often is each worker that dies replaced."""
-REFUSED, HOPELESS = 2, 3
-"""Exit codes of workers that another one would end with, too."""
 
 
 def run_workers(study: Study, folder: Path, num_workers: int) -> int:
@@ -132,6 +131,6 @@ def _gpu(index: int) -> Mapping[str, str]:
 
 def _gpus() -> list[str]:
     try:
-        return [str(number) for number, _ in enumerate(os.listdir("/proc/driver/nvidia/gpus"))]
+        return [str(n) for n in range(len(os.listdir("/proc/driver/nvidia/gpus")))]
     except OSError:
         return []

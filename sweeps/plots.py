@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -26,23 +25,25 @@ NAMES = {
     "parallel": "Parallel coordinates: a line a trial",
 }
 """What there is to see, and its title."""
+_DRAWN_BY = {
+    "history": "plot_optimization_history",
+    "importance": "plot_param_importances",
+    "slice": "plot_slice",
+    "parallel": "plot_parallel_coordinate",
+}
+"""Functions of optuna.visualization, and of its matplotlib."""
 
 
 def charts(study: Study) -> dict[str, str]:
     """Interactive charts by name, as parts of a page; what cannot be drawn yet is left out."""
-    from optuna import visualization as draw
+    from optuna import visualization
 
     drawn: dict[str, str] = {}
-    makers: dict[str, Callable[[Any], Any]] = {
-        "history": lambda s: draw.plot_optimization_history(s, target_name=_metric(study)),
-        "importance": lambda s: draw.plot_param_importances(s, target_name=_metric(study)),
-        "slice": lambda s: draw.plot_slice(s, target_name=_metric(study)),
-        "parallel": lambda s: draw.plot_parallel_coordinate(s, target_name=_metric(study)),
-    }
     for name in _possible(study):
         with quietly(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            figure = makers[name](study.optuna)
+            maker = getattr(visualization, _DRAWN_BY[name])
+            figure = maker(study.optuna, target_name=study.sweep.metric)
         figure.update_layout(title=None, template="plotly_white", height=400, margin={"t": 20})
         drawn[name] = figure.to_html(
             full_html=False,
@@ -61,17 +62,11 @@ def write_pngs(study: Study, folder: Path) -> list[Path]:
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as draw
 
-    makers: dict[str, Callable[[Any], Any]] = {
-        "history": lambda s: draw.plot_optimization_history(s, target_name=_metric(study)),
-        "importance": lambda s: draw.plot_param_importances(s, target_name=_metric(study)),
-        "slice": lambda s: draw.plot_slice(s, target_name=_metric(study)),
-        "parallel": lambda s: draw.plot_parallel_coordinate(s, target_name=_metric(study)),
-    }
     written: list[Path] = []
     for name in _possible(study):
         with quietly(), warnings.catch_warnings(), pyplot.style.context("default"):
             warnings.simplefilter("ignore")
-            makers[name](study.optuna)
+            getattr(draw, _DRAWN_BY[name])(study.optuna, target_name=study.sweep.metric)
             figure = pyplot.gcf()
             figure.suptitle("")
             figure.set_size_inches(11 if name in ("slice", "parallel") else 8, 4.5)
@@ -98,7 +93,3 @@ def _possible(study: Study) -> Iterator[str]:
     for name in NAMES:
         if complete and (name != "importance" or (len(complete) >= 4 and len(values) > 1)):
             yield name
-
-
-def _metric(study: Study) -> str:
-    return study.sweep.metric

@@ -62,9 +62,7 @@ class Results:
 
 def read_results(study: Study) -> Results:
     """The results of a study, whether or not it is complete."""
-    units: dict[int, list[Unit]] = {}
-    for unit in study.ledger.units():
-        units.setdefault(unit.trial, []).append(unit)
+    units = ledger.by_trial(study.ledger.units())
     rows = [
         _row(study, trial, units.get(trial.number, []))
         for trial in study.optuna.get_trials(deepcopy=False)
@@ -92,8 +90,7 @@ def command(study: Study, row: Row) -> str:
     """The line that makes a run of this trial, on its first test seed, without the sweep."""
     sweep, script = study.sweep, study.definition.script
     seed = (sweep.test_seeds or sweep.tuning_seeds)[0]
-    trial = study.optuna.get_trials(deepcopy=False)[row.number]
-    words = study.definition.words(trial.params, seed)
+    words = study.definition.words(study.params(row.number), seed)
     return shlex.join(["python", f"experiments/{script.name}.py", "with", *words])
 
 

@@ -240,10 +240,7 @@ class Study:
 
         `only` one of them, if it is given.
         """
-        units: dict[int, list[Unit]] = {}
-        for unit in self.ledger.units():
-            if unit.role == TUNING:
-                units.setdefault(unit.trial, []).append(unit)
+        units = ledger.by_trial(self.ledger.units(), TUNING)
         trials = self.optuna.get_trials(deepcopy=False)
         for trial in trials if only is None else [trials[only]]:
             if trial.state == TrialState.RUNNING:

@@ -29,6 +29,8 @@ from sweeps.patience import patiently
 from sweeps.service import RemoteStudy
 from sweeps.study import WAIT, HopelessError, Shared, Study
 
+REFUSED, HOPELESS = 2, 3
+"""Exit codes that another worker would end with, too."""
 HERE, ARRAY, SERVED = "here", "array", "served"
 _WAIT_S = 0.5
 
@@ -85,10 +87,10 @@ def main(argv: Sequence[str]) -> int:
                 work(study, Objective(study, file, num_tasks=num_tasks).run)
         except ConfigError as error:
             print_error(error)
-            return 2
+            return REFUSED
         except HopelessError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            return 3
+            return HOPELESS
     told = _stop.stop_requested()
     if told is not None and kind != HERE:
         try:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.tracking.groups import group_configs, identity, plain, text_of
+from experiments.tracking.scores import final_score
 from experiments.tracking.view import RunView, Series, flat
 from marlcore import config_keys, metrics
 from marlcore.config_errors import ConfigError
@@ -194,11 +195,6 @@ def finite_points(series: Series) -> tuple[Steps, Values]:
     finite = sorted((step, value) for step, value in latest.items() if np.isfinite(value))
     steps, values = zip(*finite, strict=True)
     return np.array(steps, np.int64), np.array(values, np.float64)
-
-
-def final_score(steps: Steps, values: Values) -> float:
-    """Mean of the points in the last 10 % of the env steps: in (0.9 last, last]."""
-    return float(values[10 * steps > 9 * steps[-1]].mean())
 
 
 def bootstrap(scores: Values, *, seed: int) -> tuple[Values, Values | None, Values | None]:

@@ -30,8 +30,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.tracking.compare import Run, final_score, finite_points
+from experiments.tracking.compare import Run, finite_points
 from experiments.tracking.groups import group_configs
+from experiments.tracking.scores import final_score
 from experiments.tracking.view import RunView, Series, flat
 from marlcore import durable
 from marlcore.config_errors import ConfigError, show

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.study import Study
-from tests.sweeps.postgres import Server, running_or_skipped
+from tests.servers import need
+from tests.sweeps.postgres import Server, running_postgres, why_not
 from tests.sweeps.toy import open_toy, opened
 
 OpenStudy = Callable[..., Study]
@@ -17,8 +18,10 @@ OpenStudy = Callable[..., Study]
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A running server; where MARL_REQUIRE_SERVERS is set, its absence is a failure."""
-    yield from running_or_skipped()
+    """A running PostgreSQL."""
+    need(why_not())
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

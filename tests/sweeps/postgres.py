@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 _USER = "postgres"
 """It does not run as root; Debian's package makes this user."""
 
@@ -87,17 +85,6 @@ def running_postgres() -> Iterator[Server]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def running_or_skipped() -> Iterator[Server]:
-    """For fixtures; where MARL_REQUIRE_SERVERS is set, nothing is skipped."""
-    reason = why_not()
-    if reason is not None:
-        if os.environ.get("MARL_REQUIRE_SERVERS"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with running_postgres() as server:
-        yield server
 
 
 def _bin() -> Path | None:

@@ -17,10 +17,10 @@ from experiments.tracking.compare import (
     Run,
     bootstrap,
     compare,
-    final_score,
     finite_points,
 )
 from experiments.tracking.groups import NOT_COMPUTED, group_configs, resolve_key
+from experiments.tracking.scores import final_score
 from experiments.tracking.view import COMPLETED, FAILED, RunView, Series
 from marlcore.config_errors import ConfigError, parse_config
 from marlcore.statistics import bootstrap_interval, interquartile_mean

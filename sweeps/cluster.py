@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments import _rundir
 from experiments.tracking import spool
+from marlcore.config_errors import ConfigError
 from slurm import cluster, freeze, resources
 from slurm.record import LOGS
 from slurm.script import workers_script
@@ -77,13 +78,22 @@ def script_of(
 
 
 def count_workers(folder: Path) -> int:
-    """Workers of this study that wait or run."""
+    """Workers of this study that wait or run.
+
+    Raises:
+        ConfigError: Slurm does not answer.
+    """
     job: dict[str, Any] = spool.read_json(folder / spool.JOB, {})
     ids = [str(one["job_id"]) for one in job.get("submissions", [])]
     if not ids:
         return 0
     words = ("squeue", "--noheader", "--array", "--format=%F", f"--jobs={','.join(ids)}")
-    return len(cluster.call(*words, check=False).split())  # it complains of jobs that are gone
+    try:
+        return len(cluster.call(*words).split())
+    except ConfigError as error:
+        if "Invalid job id" in str(error):  # all of them are gone
+            return 0
+        raise
 
 
 def queue_again(told: str) -> None:

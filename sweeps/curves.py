@@ -22,12 +22,16 @@ _LOOK_EVERY_S = 1.0
 
 
 class Curve:
-    """The learning curve of a run that trains, in points, for pruners that compare those."""
+    """The learning curve of a run that trains, in points, for pruners that compare those.
+
+    Of a trial's first seed: Optuna's pruners take the values of a trial for one curve.
+    """
 
     def __init__(self, study: Shared, unit: Unit, run_dir: Path) -> None:
         self._study, self._unit, self._run_dir = study, unit, run_dir
         pruner = study.sweep.pruner
-        self._is_wanted = pruner.kind != "none" and pruner.by == "curve" and unit.role == TUNING
+        is_first = (unit.role, unit.seed) == (TUNING, study.sweep.tuning_seeds[0])
+        self._is_wanted = pruner.kind != "none" and pruner.by == "curve" and is_first
         config = spool.read_json(run_dir / spool.CONFIG, {})  # the sweep may search its length
         total = int(config["training"]["total_timesteps"])
         self._ends = [total * (k + 1) / pruner.num_points for k in range(pruner.num_points)]

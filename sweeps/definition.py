@@ -9,6 +9,7 @@ metric: rollout/return_mean
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,14 +44,14 @@ class Pruner(Section):
     """One of none, median, percentile, successive_halving, hyperband (by curve) and wilcoxon (by
     seed); median and percentile do both."""
     by: Literal["curve", "seed"] = "curve"
-    """What is compared: the learning curve of each run while it trains, or the finished seeds of a
-    trial."""
+    """What is compared: the learning curve of each trial's first seed while it trains, or the
+    finished seeds of a trial."""
     num_points: Annotated[int, Field(ge=2, le=1000)] = 10
     """Points of a learning curve, evenly over the env steps of a run."""
     num_startup_trials: Annotated[int, Field(ge=0)] = 5
     """Trials that must be complete before median and percentile prune any."""
     num_warmup_points: Annotated[int, Field(ge=0)] = 0
-    """Points of the first curve, or seeds, that median and percentile let pass."""
+    """Points of the curve, or seeds, that median and percentile let pass."""
     percentile: Annotated[float, Field(ge=0, le=100)] = 25.0
     """Share of the trials, the best, that percentile keeps."""
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -130,6 +131,12 @@ class Sweep(Section):
             raise ValueError("finalists has no effect without test_seeds")
         if "num_startup_trials" in self.model_fields_set and self.sampler not in ("tpe", "gp"):
             raise ValueError(f"num_startup_trials has no effect with sampler={self.sampler}")
+        p, num = self.pruner.p_threshold, len(self.tuning_seeds)
+        if self.pruner.kind == "wilcoxon" and 0.5 ** (num - 1) >= p:
+            raise ValueError(
+                f"pruner: wilcoxon with p_threshold={p:g} cannot prune before the last of {num} "
+                f"tuning_seeds; give {math.floor(-math.log2(p)) + 2} or more"
+            )
         if self.metric.partition("/agent_")[0] not in metrics.MEANINGS:
             near = config_keys.nearest(self.metric, metrics.MEANINGS)
             meant = f"did you mean {near}?" if near else "marlcore/metrics.py has them all"

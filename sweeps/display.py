@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -58,20 +59,25 @@ class Display:
         if time.monotonic() < self._look_at and not at_once:
             return
         self._look_at = time.monotonic() + _LOOK_EVERY_S
-        try:
-            before, self._units = self._units, self._read()
-        except DATABASE_ERRORS:  # workers say so
-            return
+        with contextlib.suppress(*DATABASE_ERRORS):  # workers say so
+            units = self._read()
+            news, self._units = self._news(self._units, units), units
+            for line in news:
+                self._say(line)
+            self._show()
+
+    def _news(self, before: Sequence[Unit], now: Sequence[Unit]) -> list[str]:
         known = {unit.key: unit.state for unit in before}
-        for unit in self._units:
+        lines: list[str] = []
+        for unit in now:
             if unit.role == TEST and unit.is_final and known.get(unit.key) != unit.state:
                 value = f"{unit.score:.4g}" if unit.score is not None else unit.error or unit.state
-                self._say(f"finalist {unit.trial}, fresh seed {unit.seed}: {value}")
+                lines.append(f"finalist {unit.trial}, fresh seed {unit.seed}: {value}")
         ended_before = _ended(before)
-        for trial, units in _ended(self._units).items():
+        for trial, units in _ended(now).items():
             if trial not in ended_before:
-                self._say(self._describe(trial, units))
-        self._show()
+                lines.append(self._describe(trial, units))
+        return lines
 
     def _read(self) -> list[Unit]:
         return self._study.ledger.units()

@@ -11,7 +11,6 @@ the sweep's script takes, over what the file has. `python sweeps/report.py STUDY
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import shlex
@@ -26,13 +25,15 @@ if not __package__:  # run as a file: import from the repository, not from this 
 
 from experiments import _stop
 from experiments._program import Parser, run_program
+from experiments.tracking import locks
 from marlcore.config_errors import ConfigError
 from marlcore.durable import write_whole
 from sweeps import definition, local, service, storage
 from sweeps.definition import Definition
+from sweeps.patience import patiently
 from sweeps.storage import Storage
 from sweeps.study import Study
-from sweeps.worker import ARRAY, HOPELESS, REFUSED, SERVED
+from sweeps.worker import ARRAY, HOPELESS, REFUSED, SERVED, open_here
 
 _CHANGES = (
     ("trials", "configurations that are tried"),
@@ -77,14 +78,12 @@ def _launch(arguments: argparse.Namespace) -> int:
     folder = storage.sweeps_dir() / wanted.name
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "launcher.lock", "w", encoding="utf-8") as lock, _stop.install():
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.take(lock.fileno(), wait=False):
             raise ConfigError(
                 f"another launch.py works on study {wanted.name}; wait for it, or stop it"
-            ) from None
-        with closing(Study(wanted, kept)) as study:
-            write_whole(folder / storage.SWEEP, _written(wanted, study.key))
+            )
+        with closing(open_here(wanted, kept, folder)) as study:
+            write_whole(folder / storage.SWEEP, _written(wanted, study.key, kept))
             print(f"study {wanted.name} in {folder}, {kept}", flush=True)
             if arguments.slurm is not None:
                 return _submit(study, folder.resolve(), kept, arguments)
@@ -123,9 +122,10 @@ def _check_slurm(kept: Storage, arguments: argparse.Namespace) -> None:
         )
 
 
-def _written(wanted: Definition, key: str) -> str:
-    values = wanted.sweep.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return json.dumps({"name": wanted.name, "key": key, "sweep": values}, indent=1) + "\n"
+def _written(wanted: Definition, key: str, kept: Storage) -> str:
+    sweep = wanted.sweep.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    values = {"name": wanted.name, "key": key, "database": kept.kind, "sweep": sweep}
+    return json.dumps(values, indent=1) + "\n"
 
 
 def print_plan(wanted: Definition, kept: Storage, num_workers: int) -> None:
@@ -190,7 +190,7 @@ def _conclude(study: Study, folder: Path, code: int) -> int:
             print(line, file=sys.stderr)
         print(f"the workers ended early; see {logs}", file=sys.stderr)
         return 1 if code != REFUSED else 2
-    results = read_results(study)
+    results = patiently(lambda: read_results(study))
     print()
     report.print_results(study, results)
     if results.rows:

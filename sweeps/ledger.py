@@ -44,6 +44,7 @@ _units = sa.Table(
     sa.Column("state", sa.String(10), nullable=False),
     sa.Column("token", sa.Integer, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("takeovers", sa.Integer, nullable=False),
     sa.Column("owner", sa.Text),
     sa.Column("expires", sa.Double),
     sa.Column("run", sa.Text),
@@ -64,6 +65,8 @@ class Unit:
     token: int = 0
     failures: int = 0
     """How often its run was killed."""
+    takeovers: int = 0
+    """How often it was taken from a worker that was dead or silent."""
     owner: str | None = None
     """Who holds it, as `Owner.text` writes it."""
     expires: float | None = None
@@ -84,11 +87,16 @@ class Unit:
         return self.state in FINAL
 
 
+class LeaseLostError(Exception):
+    """Somebody else has the unit, or nobody needs it."""
+
+
 @dataclass(frozen=True)
 class Owner:
-    """A worker: on its own machine it can be told whether it lives."""
+    """A worker: where its process can be seen it can be told whether it lives."""
 
-    host: str
+    place: str
+    """Machine, boot and process namespace: containers may have the same host name."""
     pid: int
     started: int | None
     """Of its process, in clock ticks since boot."""
@@ -96,12 +104,12 @@ class Owner:
     @classmethod
     def of_this_process(cls) -> Owner:
         """The caller."""
-        return cls(platform.node(), os.getpid(), process_start(os.getpid()))
+        return cls(_place(), os.getpid(), process_start(os.getpid()))
 
     @property
     def text(self) -> str:
         """As it is stored."""
-        return json.dumps([self.host, self.pid, self.started])
+        return json.dumps([self.place, self.pid, self.started])
 
     @classmethod
     def read(cls, text: str | None) -> Owner:
@@ -110,9 +118,17 @@ class Owner:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is known to be dead; of other machines nothing is known."""
-        known = self.host == platform.node() and self.started is not None
+        """Whether it is known to be dead; of other places nothing is known."""
+        known = self.place == _place() and self.started is not None
         return known and process_start(self.pid) != self.started
+
+
+def _place() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return platform.node()
 
 
 class Ledger:
@@ -216,8 +232,14 @@ def by_trial(units: Iterable[Unit], role: str | None = None) -> dict[int, list[U
 
 def taken(unit: Unit, owner: Owner, *, lease_s: float) -> Unit:
     """The unit under a new lease, before it is written."""
-    expires = time.time() + lease_s
-    return replace(unit, state=RUNNING, token=unit.token + 1, owner=owner.text, expires=expires)
+    return replace(
+        unit,
+        state=RUNNING,
+        token=unit.token + 1,
+        takeovers=unit.takeovers + (unit.state == RUNNING),
+        owner=owner.text,
+        expires=time.time() + lease_s,
+    )
 
 
 def is_free(unit: Unit) -> bool:

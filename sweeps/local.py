@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments import _launch, _stop
+from marlcore.config_errors import ConfigError
 from sweeps.display import Display
+from sweeps.patience import patiently
 from sweeps.study import Study
 from sweeps.worker import HOPELESS, REFUSED
 
@@ -93,15 +96,16 @@ def watch(study: Study, count_workers: Callable[[], int]) -> int:
     """Show a study that workers elsewhere work on, until it is complete; returns an exit code."""
     ask_at, missing = time.monotonic() + _ASK_EVERY_S, 0
     with Display(study) as display:
-        while not study.is_complete():
+        while not patiently(study.is_complete):
             if (told := _stop.stop_requested()) is not None:
                 return _stop.exit_code(told)
             time.sleep(_LOOK_EVERY_S)
             display.look()
             if time.monotonic() > ask_at:
                 ask_at = time.monotonic() + _ASK_EVERY_S
-                missing = 0 if count_workers() else missing + 1
-                if missing > 1 and not study.is_complete():
+                with contextlib.suppress(ConfigError):  # Slurm does not answer: nothing is known
+                    missing = 0 if count_workers() else missing + 1
+                if missing > 1 and not patiently(study.is_complete):
                     display.say("no worker is left")
                     return 1
         display.look(at_once=True)

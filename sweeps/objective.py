@@ -7,7 +7,9 @@ begins it, or goes on from its checkpoint if a worker before died.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,16 +17,19 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from experiments import _launch, _rundir, _stop
 from experiments._experiment import resolve_command
 from experiments.tracking import spool, view
 from experiments.tracking.read import read_series, read_view
+from experiments.tracking.redaction import redact
+from marlcore import durable
+from marlcore.config_errors import ConfigError
 from marlcore.durable import write_whole
 from sweeps import ledger
 from sweeps.curves import Curve, score
-from sweeps.ledger import Unit
+from sweeps.ledger import LeaseLostError, Unit
 from sweeps.patience import DATABASE_ERRORS, patiently
 from sweeps.storage import said
 from sweeps.study import Shared
@@ -32,10 +37,8 @@ from sweeps.study import Shared
 _POLL_S = 0.2
 _KILL_AFTER_S = 600.0
 """A run that is told to stop ends after its update and a checkpoint."""
-
-
-class LeaseLostError(Exception):
-    """Somebody else has the unit."""
+_PRUNED = "SIGUSR1"
+"""The signal that ends a run as PRUNED."""
 
 
 class Objective:
@@ -54,12 +57,18 @@ class Objective:
     def run(self, claimed: Unit) -> None:
         """Have the unit's run done, and tell the study; gives the unit back when told to stop."""
         try:
-            run_dir = self._run_dir(claimed)
+            params = patiently(lambda: self._study.params(claimed.trial))
+            run_dir = self._run_dir(claimed, params)
             unit = patiently(lambda: self._renew(claimed, run_dir.name))
-            if read_view(run_dir).status == view.COMPLETED:  # its worker died before it could tell
+            if _stop.should_stop():
+                patiently(lambda: self._study.release(unit))
+            elif read_view(run_dir).status == view.COMPLETED:  # its worker died before it told
                 self._judge(unit, run_dir)
             else:
                 self._train(unit, run_dir)
+        except ConfigError as error:  # ends of the space are checked, not all that lies between
+            said_so = str(error)
+            patiently(lambda: self._study.finish(claimed, ledger.FAILED, error=said_so))
         except LeaseLostError:
             print(f"trial {claimed.trial}, seed {claimed.seed}: lease lost; nothing is reported")
 
@@ -75,47 +84,43 @@ class Objective:
             start_new_session=True,  # Ctrl-C is for the worker, which hands it on
         )
         try:
-            is_pruned = self._watch(unit, run_dir, process)
+            told = self._watch(unit, run_dir, process)
         except BaseException:
             process.kill()
             process.wait()
             raise
         code = process.returncode
-        if is_pruned and code:
-            patiently(lambda: self._study.finish(unit, ledger.PRUNED))
-        elif code == 0:
+        if code == 0:
             self._judge(unit, run_dir)
+        elif told == _PRUNED:
+            patiently(lambda: self._study.finish(unit, ledger.PRUNED))
+        elif told is not None or code in (_stop.exit_code(name) for name in _stop.STATUSES):
+            patiently(lambda: self._study.release(unit))
         elif code in (1, 2):
-            error = read_view(run_dir).error if code == 1 else None
-            patiently(
-                lambda: self._study.finish(
-                    unit, ledger.FAILED, error=error or self._last_line(begin)
-                )
-            )
+            why = (read_view(run_dir).error if code == 1 else None) or self._last_line(begin)
+            patiently(lambda: self._study.finish(unit, ledger.FAILED, error=why))
         else:
             how = f"run {run_dir.name} was killed by signal {-code if code < 0 else code - 128}"
-            was_told = code in (_stop.exit_code(name) for name in _stop.STATUSES)
-            patiently(lambda: self._study.release(unit, was_killed=None if was_told else how))
+            patiently(lambda: self._study.release(unit, was_killed=how))
 
-    def _watch(self, unit: Unit, run_dir: Path, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for the process, keep the lease, report the curve; whether the run is pruned."""
+    def _watch(self, unit: Unit, run_dir: Path, process: subprocess.Popen[bytes]) -> str | None:
+        """Wait for the process, keep the lease, report the curve.
+
+        Returns the name of the signal by which the run was told to stop; None if it was not.
+        """
         curve = Curve(self._study, unit, run_dir)
-        told_at: float | None = None
-        is_pruned = False
+        told: str | None = None
+        deadline = math.inf
         while True:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_S)
-                return is_pruned
-            except subprocess.TimeoutExpired:
-                pass
-            if told_at is None:
-                told = _stop.stop_requested()
-                if told is None and curve.is_bad():
-                    is_pruned, told = True, "SIGUSR1"
+                return told
+            if told is None:
+                told = _stop.stop_requested() or (_PRUNED if curve.is_bad() else None)
                 if told is not None:
                     self._tell(process, told)
-                    told_at = time.monotonic()
-            elif time.monotonic() - told_at > _KILL_AFTER_S:
+                    deadline = time.monotonic() + _KILL_AFTER_S
+            elif time.monotonic() > deadline:
                 process.kill()
             if time.monotonic() > self._renew_at:
                 self._keep(unit, process)
@@ -126,8 +131,9 @@ class Objective:
             self._renew(unit)
         except LeaseLostError:
             self._tell(process, "SIGTERM")
-            process.wait()
-            raise
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_KILL_AFTER_S)
+            raise  # what does not end by then is killed
         except DATABASE_ERRORS as error:
             if not self._is_cut_off:
                 print(f"the lease is not renewed ({said(error)}); trying again", flush=True)
@@ -172,14 +178,16 @@ class Objective:
             return dict(os.environ)
         return {**os.environ, _launch.LAUNCHER: str(os.getpid())}
 
-    def _run_dir(self, unit: Unit) -> Path:
+    def _run_dir(self, unit: Unit, params: Mapping[str, Any]) -> Path:
         """The directory of the unit's run, made if there is none.
 
         If a process of a worker that lost the unit still writes the run, and goes on for longer
         than a lease, another run takes its place.
+
+        Raises:
+            ConfigError: the script refuses these parameters together.
         """
         definition, key = self._study.definition, self._study.key
-        params = patiently(lambda: self._study.params(unit.trial))
         argv = ["with", *definition.words(params, unit.seed)]
         config = resolve_command(definition.script, argv).model_dump(mode="json")
         facts = {
@@ -194,18 +202,23 @@ class Objective:
             name = f"{definition.name}-t{unit.trial:04d}-s{unit.seed}"
             path = _rundir.runs_dir() / (name if attempt == 1 else f"{name}-{attempt}")
             if not path.exists():
-                _rundir.create(definition.script.name, config, path.name)
+                durable.patiently(  # while the disk is full
+                    lambda n=path.name: _rundir.create(definition.script.name, config, n),
+                    place=path.parent,
+                    what=path.name,
+                )
                 _write_trial(path, facts)
                 return path
-            is_same = _is_same(path, facts, config)
-            if is_same and self._becomes_free(unit, path):
+            if _is_same(path, facts, config) and self._becomes_free(unit, path):
                 return path
         raise RuntimeError(f"{_rundir.runs_dir()} has no free name like {name}")
 
     def _becomes_free(self, unit: Unit, path: Path) -> bool:
         deadline = time.monotonic() + self._study.sweep.lease_s
         while spool.is_written(path):
-            if time.monotonic() > deadline or _stop.should_stop():
+            if _stop.should_stop():
+                return True  # the unit is given back before anything is done with it
+            if time.monotonic() > deadline:
                 return False
             patiently(lambda: self._renew(unit))
             time.sleep(_POLL_S)
@@ -217,7 +230,8 @@ class Objective:
             file.seek(begin)
             lines = file.read().decode("utf-8", "replace").split("\n")
         told = [line.strip() for line in lines if line.startswith("error:")] or lines
-        return next((line for line in reversed(told) if line.strip()), "it said nothing")[:1000]
+        last = next((line for line in reversed(told) if line.strip()), "it said nothing")
+        return redact(last)[:1000]
 
 
 def _is_same(path: Path, facts: Mapping[str, object], config: Mapping[str, object]) -> bool:

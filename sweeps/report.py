@@ -28,7 +28,7 @@ from marlcore.durable import write_whole
 from sweeps import ledger, plots, storage
 from sweeps.results import Results, Row, command, read_results
 from sweeps.study import Study
-from sweeps.worker import read_definition
+from sweeps.worker import open_here, read_definition
 
 REPORT = "report.html"
 _SHOWN = 10
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     folder = storage.find_study(arguments.study)
-    with closing(Study(read_definition(folder), storage.storage_of(folder))) as study:
+    opened = open_here(read_definition(folder), storage.storage_of(folder), folder)
+    with closing(opened) as study:
         results = read_results(study)
         if arguments.json:
             _print.print_json(as_plain(study, results))
@@ -63,11 +64,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def dashboard(folder: Path) -> str:
-    """The command that shows the study in optuna-dashboard; a password is not in it."""
+    """The command that shows the study in optuna-dashboard; process lists show no password."""
     kept = storage.storage_of(folder)
-    if kept.is_shared:
-        return f'optuna-dashboard "${storage.OPTUNA_URL}"'
-    return f"optuna-dashboard {shlex.quote('sqlite:///' + str(kept.url.database))}"
+    url = str(kept.url._replace(password=None))  # URL.set takes None for "as it is"
+    how = "  (its password from PGPASSWORD or ~/.pgpass)" if kept.url.password else ""
+    return f"optuna-dashboard {shlex.quote(url)}{how}"
 
 
 def print_results(study: Study, results: Results, *, shown: int | None = _SHOWN) -> None:
@@ -109,6 +110,9 @@ def verdict(study: Study, results: Results) -> list[str]:
     assert value is not None
     name = f"trial {row.number}" + (" (the experiment as it is)" if row.is_baseline else "")
     lines = [f"winner: {name}, {value.text()} on {where}"]
+    baseline = results.baseline
+    if baseline is not None and baseline.test is None and is_tested:
+        lines.append(f"the experiment as it is {baseline.state}: nothing to compare with")
     if results.gain is not None:
         gain = results.gain
         doubt = "" if gain.low is not None and gain.low > 0 else "; this may be chance"

@@ -37,8 +37,8 @@ class Row:
     """None until all of its tuning seeds are done."""
     test: Estimate | None
     """None if it was not run on all test seeds."""
-    scores: dict[int, float]
-    """By test seed, or by tuning seed where there was no test."""
+    test_scores: tuple[float, ...]
+    """In the order of the test seeds; empty if it was not run on all of them."""
     units: tuple[Unit, ...]
     error: str | None
 
@@ -102,8 +102,10 @@ def _row(study: Study, trial: Any, units: Sequence[Unit]) -> Row:
     }
     tuning = {u.seed: u.score for u in units if u.role == TUNING and u.score is not None}
     test = {u.seed: u.score for u in units if u.role == TEST and u.score is not None}
+    test_scores = tuple(test[seed] for seed in study.sweep.test_seeds if seed in test)
+    if len(test_scores) < len(study.sweep.test_seeds):
+        test_scores = ()
     failed = [u for u in units if u.state == ledger.FAILED]
-    is_tested = bool(study.sweep.test_seeds) and test.keys() >= {*study.sweep.test_seeds}
     errors = [f"{u.role} seed {u.seed}: {u.error}" for u in failed]
     return Row(
         number=trial.number,
@@ -111,8 +113,8 @@ def _row(study: Study, trial: Any, units: Sequence[Unit]) -> Row:
         settings=study.definition.space.settings(trial.params),
         is_baseline=bool(trial.user_attrs.get("baseline")),
         tuning=_estimate(study, list(tuning.values())) if tuning else None,
-        test=_estimate(study, [test[s] for s in study.sweep.test_seeds]) if is_tested else None,
-        scores=test if is_tested else tuning,
+        test=_estimate(study, test_scores) if test_scores else None,
+        test_scores=test_scores,
         units=tuple(units),
         error=errors[0] if errors else None,
     )
@@ -150,5 +152,4 @@ def _gain(winner: Row | None, baseline: Row | None, sign: float) -> Estimate | N
         return None
     if winner.test is None or baseline.test is None:
         return None
-    seeds = sorted(winner.scores.keys() & baseline.scores.keys())
-    return _mean(np.array([-sign * (winner.scores[s] - baseline.scores[s]) for s in seeds]))
+    return _mean(-sign * (np.array(winner.test_scores) - np.array(baseline.test_scores)))

@@ -33,7 +33,7 @@ def make_sampler(sweep: Sweep, number: int) -> samplers.BaseSampler:
 
 
 def make_pruner(sweep: Sweep) -> pruners.BasePruner:
-    """The pruner of a sweep; its steps are points of the curve of one seed after the other."""
+    """The pruner of a sweep; its steps are points of the first seed's curve, or seeds."""
     pruner = sweep.pruner
     start, warmup = pruner.num_startup_trials, pruner.num_warmup_points
     match pruner.kind:
@@ -46,6 +46,6 @@ def make_pruner(sweep: Sweep) -> pruners.BasePruner:
         case "successive_halving":
             return pruners.SuccessiveHalvingPruner()
         case "hyperband":
-            return pruners.HyperbandPruner(1, pruner.num_points * len(sweep.tuning_seeds))
+            return pruners.HyperbandPruner(1, pruner.num_points)
         case "wilcoxon":
             return pruners.WilcoxonPruner(p_threshold=pruner.p_threshold)

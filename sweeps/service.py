@@ -1,11 +1,12 @@
 """A study in an SQLite file for workers on other machines: the launcher serves it.
 
-    POST /CALL    {"at": seconds since 1970, "arguments": {..}}  ->  {"result": ..} or {"error": ..}
+    POST /CALL  {"at": seconds since 1970, "nonce": "..", "arguments": {..}}
+             -> {"result": ..} or {"hopeless": ".."}
 
 The address and a secret lie in the study's directory, which workers share, readable by its owner
-alone. The secret signs each call (HMAC-SHA256 of the path and the body) and never crosses the
-network. A launcher that was killed and started again has another address and another secret:
-workers wait for it.
+alone. The secret signs each call and its answer (HMAC-SHA256) and never crosses the network; a call
+that is repeated is refused. A launcher that was killed and started again has another address and
+another secret: workers wait for it. When the study is complete the file says so, and workers end.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from experiments.tracking.spool import read_json
 from marlcore.config_errors import ConfigError
 from marlcore.durable import write_whole
 from sweeps.definition import Definition
-from sweeps.ledger import Owner, Unit
+from sweeps.ledger import LeaseLostError, Owner, Unit
 from sweeps.study import HopelessError, Study
 
 ADDRESS = "service.json"
@@ -52,12 +53,11 @@ class RemoteStudy:
 
     def claim(self, owner: Owner) -> Unit | str | None:
         """See Study."""
-        found = self._call("claim", owner=owner.text)
-        return _unit(found)
+        return _unit(self._call("claim", owner=owner.text))
 
     def renew(self, unit: Unit, *, run: str | None = None) -> Unit | None:
         """See Study."""
-        return _unit(self._call("renew", unit=asdict(unit), run=run))  # type: ignore[return-value]
+        return _unit(self._call("renew", unit=asdict(unit), run=run))
 
     def finish(
         self, unit: Unit, state: str, *, score: float | None = None, error: str | None = None
@@ -79,35 +79,64 @@ class RemoteStudy:
         return bool(self._call("report", unit=asdict(unit), point=point, value=value))
 
     def params(self, trial: int) -> dict[str, Any]:
-        """See Study."""
-        return dict(self._call("params", trial=trial))
+        """See Study.
+
+        Raises:
+            LeaseLostError: the study is complete, and nobody needs the trial any more.
+        """
+        found = self._call("params", trial=trial)
+        if found is None:
+            raise LeaseLostError
+        return dict(found)
 
     def close(self) -> None:
         """Do nothing: every call has a connection of its own."""
 
     def _call(self, name: str, **arguments: Any) -> Any:
+        """The answer; None if the study is complete and not served any more.
+
+        Raises:
+            ConnectionError: the launcher is not there; it may come back.
+            ConfigError: it refuses this worker.
+        """
         place = read_json(self._path, {})
+        if place.get("is_complete"):
+            return None
         try:
             host, port, secret = place["host"], int(place["port"]), str(place["secret"])
         except (KeyError, TypeError, ValueError):
             raise ConnectionError(f"{self._path} does not say where the launcher is") from None
-        body = json.dumps({"at": time.time(), "arguments": arguments}, allow_nan=False).encode()
-        connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
-        try:
-            headers = {_SIGNATURE: _sign(secret, name, body)}
-            connection.request("POST", f"/{name}", body, headers)
-            answer = connection.getresponse()
-            text = answer.read()
-        except http.client.HTTPException as error:
-            raise ConnectionError(f"{type(error).__name__}: {error}") from None
-        finally:
-            connection.close()
-        if answer.status != 200:
-            raise ConnectionError(f"the launcher answers {answer.status} {answer.reason}")
+        call = {"at": time.time(), "nonce": secrets.token_hex(8), "arguments": arguments}
+        body = json.dumps(call, allow_nan=False).encode()
+        signature = _sign(secret, name, body)
+        status, text, signed = _post(host, port, f"/{name}", body, signature)
+        if status in _REFUSED and read_json(self._path, {}) == place:
+            raise ConfigError(
+                f"the launcher refuses this worker ({status}); see {_REFUSED[status]}"
+            )
+        if status != 200 or not hmac.compare_digest(signed, _sign(secret, signature, text)):
+            raise ConnectionError(f"the launcher answers {status}, or another program does")
         document = json.loads(text)
         if "hopeless" in document:
             raise HopelessError(document["hopeless"])
         return document["result"]
+
+
+_REFUSED = {401: "service.json", 403: "the clocks of both machines", 413: "service.py"}
+"""By status: where the reason is to be looked for."""
+
+
+def _post(host: str, port: int, path: str, body: bytes, signature: str) -> tuple[int, bytes, str]:
+    """Status, body and signature of the answer."""
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("POST", path, body, {_SIGNATURE: signature})
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.headers.get(_SIGNATURE, "")
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"{type(error).__name__}: {error}") from None
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -115,17 +144,17 @@ def serving(study: Study, folder: Path, host: str) -> Iterator[None]:
     """Serve a study on an address of this machine while the context lasts.
 
     Raises:
-        ConfigError: that is no address of this machine.
+        ConfigError: that is no address of this machine, or means all of them.
     """
     secret = secrets.token_urlsafe(32)
-    handler = type("Handler", (_Handler,), {"study": study, "secret": secret})
+    handler = type("Handler", (_Handler,), {"study": study, "secret": secret, "seen": {}})
     try:
         server = ThreadingHTTPServer((host, 0), handler)
     except OSError as error:
-        raise ConfigError(
-            f"--serve {host}: {error.strerror or error}; give a name or an address of this machine "
-            "that the nodes reach"
-        ) from None
+        raise ConfigError(f"--serve {host}: {error.strerror or error}; {_ADDRESS}") from None
+    if server.server_address[0] in ("0.0.0.0", "::"):
+        server.server_close()
+        raise ConfigError(f"--serve {host!r} means every address; {_ADDRESS}")
     server.daemon_threads = True
     place = {"host": host, "port": server.server_port, "secret": secret}
     write_whole(folder / ADDRESS, json.dumps(place) + "\n", mode=0o600)
@@ -137,12 +166,20 @@ def serving(study: Study, folder: Path, host: str) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
-        (folder / ADDRESS).unlink(missing_ok=True)
+        if study.is_complete():
+            write_whole(folder / ADDRESS, json.dumps({"is_complete": True}) + "\n", mode=0o600)
+        else:
+            (folder / ADDRESS).unlink(missing_ok=True)
+
+
+_ADDRESS = "give a name or an address of this machine that the nodes reach"
 
 
 class _Handler(BaseHTTPRequestHandler):
     study: Study
     secret: str
+    seen: dict[str, float]
+    """Signatures of calls, and when they came."""
     timeout = 60
 
     def do_POST(self) -> None:
@@ -161,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(401)
             return
         document = json.loads(body)
-        if name not in _CALLS or abs(time.time() - document["at"]) > _OLDEST_S:
+        if name not in _CALLS or not self._is_new(signature, document["at"]):
             self.send_error(403)
             return
         try:
@@ -172,7 +209,14 @@ class _Handler(BaseHTTPRequestHandler):
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             self.send_error(503)
             return
-        self._send(answer)
+        self._send(answer, signature)
+
+    def _is_new(self, signature: str, at: float) -> bool:
+        """Whether a call was signed just now, and came for the first time."""
+        now = time.time()
+        for old in [one for one, came in list(self.seen.items()) if now - came > 2 * _OLDEST_S]:
+            self.seen.pop(old, None)
+        return abs(now - at) < _OLDEST_S and self.seen.setdefault(signature, now) == now
 
     def _answer(self, name: str, arguments: dict[str, Any]) -> Any:
         if name == "claim":
@@ -183,9 +227,10 @@ class _Handler(BaseHTTPRequestHandler):
         found = getattr(self.study, name)(**arguments)
         return asdict(found) if isinstance(found, Unit) else found
 
-    def _send(self, answer: dict[str, Any]) -> None:
+    def _send(self, answer: dict[str, Any], signature: str) -> None:
         text = json.dumps(answer).encode()
         self.send_response(200)
+        self.send_header(_SIGNATURE, _sign(self.secret, signature, text))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

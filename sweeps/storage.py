@@ -42,6 +42,11 @@ class Storage:
     """Of an SQLite file."""
 
     @property
+    def kind(self) -> str:
+        """Sqlite or postgresql."""
+        return self.url.get_backend_name()
+
+    @property
     def is_shared(self) -> bool:
         """Whether processes on other machines reach it."""
         return self.lock is None

@@ -28,6 +28,8 @@ WAIT: Final = "wait"
 _ATTRIBUTE = "marl"
 _HOPELESS = 5
 """So many trials that all failed end the sweep."""
+_MOST_TAKEOVERS = 20
+"""A unit that was taken from so many dead workers may be what kills them: its trial is given up."""
 
 
 class Shared(Protocol):
@@ -168,7 +170,7 @@ class Study:
         A score that is not finite fails the unit.
         """
         if state == ledger.DONE and (score is None or not math.isfinite(score)):
-            state, error = ledger.FAILED, f"the objective is {score}"
+            state, error = ledger.FAILED, error or f"the objective is {score}"
         if score is not None and not math.isfinite(score):
             score = None
         with self.ledger.exclusive(), quietly():
@@ -192,9 +194,8 @@ class Study:
 
     def report(self, unit: Unit, point: int, value: float) -> bool:
         """Record a point of a learning curve; whether the trial is to be pruned."""
-        step = self.sweep.tuning_seeds.index(unit.seed) * self.sweep.pruner.num_points + point
         with self.ledger.exclusive(), quietly():
-            return self._report(unit.trial, step, value)
+            return self.renew(unit) is not None and self._report(unit.trial, point, value)
 
     def finalists(self) -> list[int]:
         """The trials that are run again on the test seeds, the best first, the baseline last."""
@@ -225,6 +226,9 @@ class Study:
         """Whether nothing is left to do."""
         units = self.ledger.units()
         tuning = [unit for unit in units if unit.role == TUNING]
+        trials = self.optuna.get_trials(deepcopy=False)
+        if not all(trial.state.is_finished() for trial in trials):  # a claim settles it
+            return False
         if len({unit.trial for unit in tuning}) < self.sweep.trials:
             return False
         tests = {(t, TEST, seed) for t in self.finalists() for seed in self.sweep.test_seeds}
@@ -284,8 +288,7 @@ class Study:
         self, trial: FrozenTrial, units: Sequence[Unit], state: TrialState, errors: list[str]
     ) -> None:
         for unit in units:
-            if not unit.is_final:
-                self.ledger.cancel(unit)
+            self.ledger.cancel(unit)  # if it is not final
         if errors:
             self._attribute(trial, "error", errors[0][:1000])
         self.optuna.tell(trial.number, state=state, skip_if_finished=True)
@@ -295,10 +298,13 @@ class Study:
 
     def _take(self, units: Sequence[Unit], owner: Owner) -> Unit | None:
         for unit in units:
-            if ledger.is_free(unit):
-                mine = self.ledger.take(unit, owner, lease_s=self.sweep.lease_s)
-                if mine is not None:
-                    return mine
+            if not ledger.is_free(unit):
+                continue
+            mine = self.ledger.take(unit, owner, lease_s=self.sweep.lease_s)
+            if mine is not None and mine.takeovers > _MOST_TAKEOVERS:
+                self.finish(mine, ledger.FAILED, error=f"{mine.takeovers} workers died at it")
+            elif mine is not None:
+                return mine
         return None
 
     def _new_trial(self, number: int, owner: Owner) -> Unit:
@@ -323,16 +329,14 @@ class Study:
         return sorted(units, key=lambda u: (chosen.index(u.trial), u.seed))
 
     def _check_hope(self, units: Sequence[Unit]) -> None:
-        by_trial: dict[int, list[Unit]] = {}
-        for unit in units:
-            by_trial.setdefault(unit.trial, []).append(unit)
-        failed = [
-            one for one in by_trial.values() if any(unit.state == ledger.FAILED for unit in one)
-        ]
-        if len(failed) >= _HOPELESS and len(failed) == len(by_trial):
-            error = next(u for u in failed[-1] if u.error)
+        """Trials that are not ended yet tell nothing."""
+        groups = ledger.by_trial(units, TUNING).values()
+        ended = [one for one in groups if all(unit.is_final for unit in one)]
+        failed = [one for one in ended if any(unit.state == ledger.FAILED for unit in one)]
+        if len(failed) >= _HOPELESS and len(failed) == len(ended):
+            error = next(u for u in failed[-1] if u.state == ledger.FAILED)
             raise HopelessError(
-                f"all of the first {len(failed)} trials failed; the last one (run {error.run}): "
+                f"all {len(failed)} trials so far failed; the last one (run {error.run}): "
                 f"{error.error}. Mend that, then begin another study by --study NAME"
             )
 
@@ -345,16 +349,18 @@ class Study:
         value = score if self.sweep.pruner.kind == "wilcoxon" else self.aggregate(done)
         assert value is not None
         step = self.sweep.tuning_seeds.index(unit.seed)
-        is_bad = self._report(unit.trial, step, value)
-        for other in mine if is_bad else ():
-            if not other.is_final:
-                self.ledger.cancel(other)
+        if self._report(unit.trial, step, value):
+            for other in mine:
+                self.ledger.cancel(other)  # those that are not final
 
     def _report(self, number: int, step: int, value: float) -> bool:
+        """Record a value; whether the pruner, which judges the last one, is against the trial."""
         trial = self.optuna.get_trials(deepcopy=False)[number]
         if trial.state.is_finished() or not math.isfinite(value):
             return False
         storage = self.optuna._storage
         if step not in trial.intermediate_values:
             storage.set_trial_intermediate_value(trial._trial_id, step, value)
+        if trial.user_attrs.get("baseline"):  # it is what the winner is measured against
+            return False
         return bool(self.optuna.pruner.prune(self.optuna, storage.get_trial(trial._trial_id)))

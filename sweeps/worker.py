@@ -35,13 +35,44 @@ HERE, ARRAY, SERVED = "here", "array", "served"
 _WAIT_S = 0.5
 
 
-def open_study(folder: Path, kind: str) -> Shared:
-    """The study of a directory, at hand or served by its launcher."""
-    definition, kept = read_definition(folder), storage.storage_of(folder)
+def open_study(folder: Path, kind: str = HERE) -> Shared:
+    """The study of a directory, at hand or served by its launcher.
+
+    Raises:
+        ConfigError: the study is in another database than the one that is to be opened.
+    """
+    definition, written = read_definition(folder), _written(folder)
     if kind == SERVED:
-        key = str(spool.read_json(folder / storage.SWEEP, {}).get("key"))
-        return RemoteStudy(definition, folder, key)
-    return Study(definition, kept)
+        return RemoteStudy(definition, folder, str(written.get("key")))
+    return open_here(definition, storage.storage_of(folder), folder)
+
+
+def open_here(definition: Definition, kept: storage.Storage, folder: Path) -> Study:
+    """A study at hand, which may be new; sweep.json says in which database it was begun.
+
+    Raises:
+        ConfigError: it was begun in another one.
+    """
+    written = _written(folder)
+    begun = written.get("database", kept.kind)
+    if begun != kept.kind:
+        change = "set" if begun == "postgresql" else "unset"
+        raise ConfigError(
+            f"study {definition.name} was begun in {begun}, this is {kept}; {change} "
+            f"{storage.OPTUNA_URL}, or begin another study by --study NAME"
+        )
+    study = Study(definition, kept)
+    if kept.is_shared and written.get("key", study.key) != study.key:
+        study.close()
+        raise ConfigError(
+            f"study {definition.name} was begun in another PostgreSQL than {kept}; correct "
+            f"{storage.OPTUNA_URL}, or begin another study by --study NAME"
+        )
+    return study
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    return spool.read_json(folder / storage.SWEEP, {})
 
 
 def work(study: Shared, run: Callable[[Unit], None]) -> None:
@@ -69,7 +100,7 @@ def read_definition(folder: Path) -> Definition:
         ConfigError: sweep.json is missing or damaged.
     """
     path = folder / storage.SWEEP
-    written: dict[str, Any] = spool.read_json(path, {})
+    written = _written(folder)
     if not isinstance(written.get("sweep"), dict) or not isinstance(written.get("name"), str):
         raise ConfigError(f"{path} is missing or damaged; call launch.py with the sweep file again")
     return define(written["sweep"], name=written["name"], place=str(path))

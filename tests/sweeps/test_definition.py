@@ -84,6 +84,10 @@ def test_a_value_of_a_searched_key_is_the_baselines() -> None:
         ({"pruner": {"kind": "medium"}}, "pruner.kind: 'medium' is refused; one of none, median"),
         ({"pruner": {"kind": "median", "bye": "seed"}}, "pruner.bye: no such key; did you mean by"),
         ({"pruner": {"kind": "wilcoxon"}}, "pruner: kind=wilcoxon compares seeds"),
+        (
+            {"tuning_seeds": [1, 2, 3], "pruner": {"kind": "wilcoxon", "by": "seed"}},
+            "wilcoxon with p_threshold=0.1 cannot prune before the last of 3 .*; give 5 or more",
+        ),
         ({"pruner": {"kind": "median", "percentile": 5}}, "percentile has no effect with kind=me"),
         ({"pruner": {"by": "seed"}}, "by has no effect with kind=none"),
         ({"tuning_seeds": []}, "tuning_seeds: .* is refused; seeds of each trial"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from experiments.tracking.read import read_series
-from sweeps import launch
+from sweeps import launch, report
 from sweeps.curves import score
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,6 +147,22 @@ def test_another_sweep_of_that_name_is_refused(user: User, said: str) -> None:
     message = user.call(*words, code=2)
     assert "study small has begun with another sweep: with was" in message
     assert "--study NAME" in message
+
+
+def test_another_database_is_no_new_study(
+    user: User, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MARL_RUNS_DIR", str(user.runs))
+    monkeypatch.setenv("MARL_OPTUNA_URL", "postgresql://me:secret@127.0.0.1:1/sweeps")
+    for program, words in ((report, ["small"]), (launch, [user.sweep])):
+        assert program.main(words) == 2
+        message = capsys.readouterr().err
+        assert "study small was begun in sqlite" in message
+        assert "unset MARL_OPTUNA_URL" in message
+        assert "secret" not in message
+    line = report.dashboard(user.runs / "sweeps" / "small")
+    assert line.startswith("optuna-dashboard postgresql+psycopg://me@127.0.0.1:1/sweeps ")
+    assert "PGPASSWORD" in line
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,6 @@ def test_a_dead_owner_on_this_machine_is_known_at_once() -> None:
     unit = Unit(0, "tuning", 0, state=ledger.RUNNING, owner=me.text, expires=1e12)
     assert not ledger.is_free(unit)
     assert ledger.is_free(replace(unit, owner=replace(me, started=1).text))  # another process now
-    elsewhere = replace(me, host="elsewhere", started=1)
+    elsewhere = replace(me, place="elsewhere", started=1)
     assert not ledger.is_free(replace(unit, owner=elsewhere.text))
     assert ledger.is_free(replace(unit, owner=elsewhere.text, expires=0.0))

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from experiments import _stop
 from experiments._rundir import checkpoints
 from experiments.tracking.read import read_view
 from experiments.tracking.spool import read_events
 from experiments.tracking.view import Series
 from sweeps import ledger
-from sweeps.curves import points, score
+from sweeps.curves import Curve, points, score
 from sweeps.ledger import Owner, Unit
 from sweeps.objective import Objective
 from sweeps.study import Study
@@ -147,6 +148,38 @@ def test_a_run_that_fails_fails_its_trial_with_the_reason(open_real: Any, tmp_pa
     assert unit.error is not None
     assert "no_such_function" in unit.error
     assert study.optuna.trials[0].user_attrs["error"] == f"seed 0: {unit.error}"
+
+
+def test_settings_that_are_refused_together_fail_their_trial(open_real: Any) -> None:
+    rows, minibatches = (
+        {"choices": [40, 64]},
+        {"choices": [7, 12]},
+    )  # none of one by one of the other
+    space = {"num_minibatches": minibatches, "num_steps_per_rollout": rows}
+    words = ["partition", "num_envs=1", "num_steps_per_rollout=84", "num_minibatches=4"]
+    study = open_real(trials=1, space=space, **{"with": words})
+    unit = run(study)
+    assert unit.state == ledger.FAILED
+    assert unit.error is not None
+    assert "rows do not split into" in unit.error
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_unit_back(
+    open_real: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_real(trials=1, **{"with": SHORT})
+    monkeypatch.setattr(_stop, "should_stop", lambda: True)
+    unit = run(study)
+    assert (unit.state, unit.failures, unit.run) == (ledger.WAITING, 0, "toy-t0000-s0")
+    assert read_view(run_dir(unit)).status == "NEW"
+
+
+def test_the_first_seeds_curve_is_compared_and_no_other(open_real: Any, tmp_path: Path) -> None:
+    pruner = {"kind": "median", "by": "curve"}
+    study = open_real(trials=1, tuning_seeds=[3, 4], pruner=pruner, **{"with": SHORT})
+    (tmp_path / "config.json").write_text('{"training": {"total_timesteps": 100}}')
+    units = [Unit(0, "tuning", 3), Unit(0, "tuning", 4), Unit(0, "test", 3)]
+    assert [Curve(study, unit, tmp_path)._is_wanted for unit in units] == [True, False, False]
 
 
 def series(steps: list[int], values: list[float]) -> Series:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from marlcore.config_errors import ConfigError
-from sweeps import ledger
+from sweeps import ledger, service
 from sweeps.ledger import Owner, Unit
 from sweeps.service import ADDRESS, RemoteStudy, serving
 from sweeps.study import WAIT, HopelessError, Study
 from sweeps.worker import work
-from tests.sweeps.toy import formula, open_toy, toy
+from tests.sweeps.toy import evaluate, formula, open_toy, toy
 
 ME = Owner("elsewhere", 1, None)
 
@@ -88,7 +88,7 @@ def test_who_does_not_know_the_secret_is_refused(remote: RemoteStudy, tmp_path: 
     assert path.stat().st_mode & 0o777 == 0o600
     place = json.loads(path.read_text())
     path.write_text(json.dumps({**place, "secret": "guess"}))
-    with pytest.raises(ConnectionError, match="401"):
+    with pytest.raises(ConfigError, match=r"refuses this worker \(401\)"):
         remote.claim(ME)
     for method, headers, status in (
         ("POST", {}, 401),
@@ -99,6 +99,39 @@ def test_who_does_not_know_the_secret_is_refused(remote: RemoteStudy, tmp_path: 
         connection.request(method, "/claim", b"", headers)
         assert connection.getresponse().status == status
         connection.close()
+
+
+def test_a_call_counts_once_and_an_answer_must_be_signed(
+    study: Study, remote: RemoteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, bytes, str]] = []
+    post = service._post
+
+    def record(*call: object) -> tuple[int, bytes, str]:
+        sent.append(post(*call))  # type: ignore[arg-type]
+        sent.append(post(*call))  # type: ignore[arg-type]
+        return sent[0]
+
+    monkeypatch.setattr(service, "_post", record)
+    claim(remote)
+    assert [status for status, _, _ in sent] == [200, 403]
+    assert len(study.ledger.units()) == 1
+    monkeypatch.setattr(service, "_post", lambda *_: (200, b'{"result": null}', "guess"))
+    with pytest.raises(ConnectionError, match="or another program does"):
+        remote.claim(ME)
+
+
+def test_workers_end_once_the_study_is_complete_and_its_launcher_gone(
+    study: Study, tmp_path: Path
+) -> None:
+    remote = RemoteStudy(toy(trials=4), tmp_path, study.key)
+    with serving(study, tmp_path, "127.0.0.1"):
+        unit = claim(remote)
+        for _ in range(3):
+            evaluate(study)(claim(remote))
+        assert remote.finish(unit, ledger.DONE, score=1.0)
+    assert remote.claim(ME) is None
+    assert remote.renew(unit) is None
 
 
 def test_workers_wait_for_a_launcher_that_comes_back(study: Study, tmp_path: Path) -> None:
@@ -115,9 +148,13 @@ def test_workers_wait_for_a_launcher_that_comes_back(study: Study, tmp_path: Pat
         assert remote.renew(unit) is not None
 
 
-def test_an_address_of_another_machine_is_refused(study: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["192.0.2.1", "0.0.0.0", ""])
+def test_an_address_that_is_not_this_machines_is_refused(
+    study: Study, tmp_path: Path, address: str
+) -> None:
     with (
-        pytest.raises(ConfigError, match=r"--serve 192\.0\.2\.1"),
-        serving(study, tmp_path, "192.0.2.1"),
+        pytest.raises(ConfigError, match=f"--serve '?{address}.*give a name or an address"),
+        serving(study, tmp_path, address),
     ):
         pass
+    assert not (tmp_path / ADDRESS).exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,35 @@ def test_what_is_given_back_in_order_counts_as_no_failure(open_study: OpenStudy)
     assert states(study) == ["RUNNING"]
 
 
+def test_what_takes_its_workers_down_with_it_is_given_up(open_study: OpenStudy) -> None:
+    study, dead = open_study(trials=2), replace(ME, started=1)
+    units = [study.claim(dead) for _ in range(21)]
+    assert {unit.trial for unit in units if isinstance(unit, Unit)} == {0}
+    assert claim(study).trial == 1
+    assert states(study) == ["FAIL", "RUNNING"]
+    assert study.optuna.trials[0].user_attrs["error"].endswith("21 workers died at it")
+
+
 def test_a_sweep_in_which_everything_fails_ends(open_study: OpenStudy) -> None:
     study = open_study(trials=40)
+    others = [claim(study) for _ in range(3)]  # that other workers have not ended yet
 
     def fail(unit: Unit) -> None:
         study.finish(unit, ledger.FAILED, error="no such camera")
 
-    with pytest.raises(HopelessError, match=r"first 5 trials failed.*no such camera"):
+    with pytest.raises(HopelessError, match=r"all 5 trials so far failed.*no such camera"):
         work(study, fail)
+    assert study.finish(others[0], ledger.DONE, score=1.0)
+    assert claim(study).trial == 8
+
+
+def test_a_study_is_complete_only_when_its_last_trial_has_its_value(open_study: OpenStudy) -> None:
+    study = open_study(trials=1)
+    assert study.ledger.finish(claim(study), ledger.DONE, score=1.5)  # and its worker died
+    assert not study.is_complete()
+    assert study.claim(ME) is None
+    assert study.is_complete()
+    assert states(study) == ["COMPLETE"]
 
 
 def test_the_same_study_draws_the_same_points_however_often_it_was_stopped(tmp_path: Path) -> None:
@@ -157,9 +179,20 @@ def test_a_curve_that_is_worse_than_the_median_is_pruned(open_study: OpenStudy) 
     unit = claim(study)
     assert not study.report(unit, 0, 1.6)
     assert study.report(unit, 1, 0.0)
+    assert not study.report(replace(unit, token=7), 2, 0.0)  # whoever lost the lease
     assert study.finish(unit, ledger.PRUNED)
     assert states(study) == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert study.optuna.trials[2].intermediate_values == {0: 1.6, 1: 0.0}
+
+
+def test_the_baseline_is_never_pruned(open_study: OpenStudy) -> None:
+    pruner = {"kind": "median", "by": "curve", "num_points": 2, "num_startup_trials": 1}
+    study = open_study(trials=3, baseline=True, pruner=pruner)
+    baseline, other, bad = (claim(study) for _ in range(3))
+    study.report(other, 0, 5.0)
+    study.finish(other, ledger.DONE, score=5.0)
+    assert study.report(bad, 0, 1.0)
+    assert not study.report(baseline, 0, 1.0)
 
 
 def test_a_trial_whose_seeds_are_worse_is_pruned_before_the_others_run(

@@ -12,7 +12,6 @@ Values = dict[str, Any]
 QUICKSTART: Values = {
     "env": {
         "kind": "peg_in_hole",
-        "backend": "compiled",
         "observations": "state",
         "reward": "staged",
         "max_episode_steps": 200,
@@ -66,7 +65,6 @@ CAMERAS = ["frontview", "robot0_eye_in_hand", "robot1_eye_in_hand"]
 OPENVLA_7B: Values = {
     "env": {
         "kind": "peg_in_hole",
-        "backend": "compiled",
         "observations": "proprio",
         "cameras": CAMERAS,
         "image_size": 224,

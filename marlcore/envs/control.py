@@ -1,14 +1,13 @@
-"""The control steps of robosuite's two arms without grippers, compiled: env.backend=compiled.
+"""The control steps of robosuite's arms and grippers, compiled: env.backend=compiled.
 
-envs/osc.py has the mathematics; this module reads robosuite's controllers and runs the substeps in
-robosuite's order: mj_step1, goals (first substep), torques, mj_step2. What robosuite does besides,
-records of recent joint positions and hand poses that no sensor reads, is left out.
+envs/osc.py has the mathematics, envs/physics.py the loop over the substeps; this module reads
+robosuite's controllers. What robosuite does besides, records of recent joint positions and hand
+poses that no sensor reads, is left out.
 """
 
 from __future__ import annotations
 
 import fcntl
-import importlib
 import os
 import tempfile
 from collections.abc import Generator, Sequence
@@ -18,11 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from marlcore.envs.osc import Arms, Array, State, quaternion_of, write_goals, write_torques
+from marlcore.envs.osc import Arms, Array, State, quaternion_of
+from marlcore.envs.physics import control_step
+
+_NUM_ARM_ACTIONS = 6
+_NO_MASS = np.zeros((0, 0, 0))
+_GRIPPER_CONTROLLER = "SimpleGripController"
 
 
 class ArmControl:
-    """The control steps of a robosuite environment whose arms have no grippers. Final.
+    """The control steps of a robosuite environment. Final.
 
     It works on the simulation's own memory, which soft resets keep.
     """
@@ -34,75 +38,93 @@ class ArmControl:
             simulator: robosuite's environment.
             num_substeps: steps of the physics in a control step.
         """
-        self._mujoco: Any = importlib.import_module("mujoco")
-        self._model: Any = simulator.sim.model._model
-        self._data: Any = simulator.sim.data._data
         self._robots: Any = simulator.robots
         self._num_substeps = num_substeps
-        self._arms = _read_arms(self._robots, self._model)
+        model, data = simulator.sim.model._model, simulator.sim.data._data
+        self._addresses = (int(model._address), int(data._address))
+        self._arms = _read_arms(self._robots, model)
         self._scaling = _read_scaling(self._robots)
-        data, shape = self._data, (len(self._robots), 3, int(self._model.nv))
+        self._actuators = [_gripper_actuators(robot) for robot in self._robots]
+        shape = (len(self._robots), 3, int(model.nv))
         self._state = State(
             qpos=data.qpos,
             qvel=data.qvel,
             bias=data.qfrc_bias,
             site_pos=data.site_xpos,
             site_mat=data.site_xmat,
+            sparse_inertia=data.qM,
             inertia=np.zeros((shape[-1], shape[-1])),
             jac_pos=np.zeros(shape),
             jac_rot=np.zeros(shape),
+            base_jac_pos=np.zeros(shape),
+            base_jac_rot=np.zeros(shape),
+            ctrl=data.ctrl,
         )
-        self._sites = list(
-            zip(self._state.jac_pos, self._state.jac_rot, self._arms.hands, strict=True)
-        )
+        self._first_mass = _NO_MASS
         with _one_process_at_a_time():
-            self._set_goals([np.zeros(6)] * len(self._robots))
-            self._write_torques(np.zeros(int(self._model.nu)))
+            self._run(np.zeros((len(self._robots), _NUM_ARM_ACTIONS)), 0)
 
     def start_episode(self) -> None:
-        """Take the initial joint positions from the controllers; every reset makes new ones."""
-        for row, robot in zip(self._arms.initial, self._robots, strict=True):
-            controller = _controller_of(robot)
-            row[: controller.joint_dim] = controller.initial_joint
+        """Take what the controllers remember of the start; every reset makes new ones.
+
+        Their first inertia is older than the positions of the grippers' fingers.
+        """
+        width = self._arms.initial.shape[1]
+        self._first_mass = np.zeros((len(self._robots), width, width))
+        for arm, controller in enumerate(map(_controller_of, self._robots)):
+            n = controller.joint_dim
+            self._arms.initial[arm, :n] = controller.initial_joint
+            self._first_mass[arm, :n, :n] = controller.mass_matrix
 
     def step(self, actions: Sequence[Array]) -> None:
-        """Run one control step, physics included. actions: of each arm [6] in [-1, 1]."""
-        ctrl: Array = self._data.ctrl
-        for substep in range(self._num_substeps):
-            self._mujoco.mj_step1(self._model, self._data)
-            if substep == 0:
-                self._set_goals(actions)
-            self._write_torques(ctrl)
-            self._mujoco.mj_step2(self._model, self._data)
+        """Run one control step, physics included. actions: of each arm [6 or more] in [-1, 1]."""
+        for robot, actuators, action in zip(self._robots, self._actuators, actions, strict=True):
+            if actuators is not None:
+                self._move_gripper(robot, actuators, action[_NUM_ARM_ACTIONS:])
+        self._run(np.stack([action[:_NUM_ARM_ACTIONS] for action in actions]), self._num_substeps)
+        self._first_mass = _NO_MASS
 
-    def _set_goals(self, actions: Sequence[Array]) -> None:
+    def _run(self, actions: Array, num_substeps: int) -> None:
         low, high, centre, scale, offset = self._scaling
         motions = (np.minimum(np.maximum(actions, low), high) - centre) * scale + offset
         quaternions = np.stack([quaternion_of(motion[3:]) for motion in motions])
-        write_goals(motions[:, :3].copy(), quaternions, self._state, self._arms)
+        control_step(
+            *self._addresses,
+            num_substeps,
+            motions,
+            quaternions,
+            self._first_mass,
+            self._state,
+            self._arms,
+        )
 
-    def _write_torques(self, ctrl: Array) -> None:
-        self._mujoco.mj_fullM(self._model, self._state.inertia, self._data.qM)
-        for jac_pos, jac_rot, hand in self._sites:
-            self._mujoco.mj_jacSite(self._model, self._data, jac_pos, jac_rot, hand)
-        write_torques(ctrl, self._state, self._arms)
+    def _move_gripper(self, robot: Any, actuators: list[int], action: Array) -> None:
+        """Set what a gripper's actuators are told in the whole control step."""
+        name = robot.get_gripper_name(robot.arms[0])
+        controller = robot.part_controllers[name]
+        goal = controller.scale_action(robot.gripper[robot.arms[0]].format_action(action))
+        low, high = self._arms.limits[actuators].T
+        told = 0.5 * (high + low) + 0.5 * (high - low) * goal
+        self._state.ctrl[actuators] = np.clip(told, low, high)
 
 
 def _read_arms(robots: Sequence[Any], model: Any) -> Arms:
     controllers = [_controller_of(robot) for robot in robots]
     for robot, controller in zip(robots, controllers, strict=True):
-        _check(robot, controller, model)
+        _check(robot, controller)
     joints = [
         np.array([arm.qpos_index, arm.qvel_index, robot._ref_actuators_indexes_dict[arm.part_name]])
         for robot, arm in zip(robots, controllers, strict=True)
     ]
     num_joints = np.array([addresses.shape[1] for addresses in joints])
     width = int(num_joints.max())
+    bases = np.array([model.site(_base_of(arm)).id for arm in controllers])
     return Arms(
         joints=np.stack([np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in joints]),
         num_joints=num_joints,
         hands=np.array([model.site(arm.ref_name).id for arm in controllers]),
-        bases=np.array([model.site(_base_of(arm)).id for arm in controllers]),
+        bases=bases,
+        bases_move=np.array([model.body_weldid[model.site_bodyid[site]] != 0 for site in bases]),
         gains=np.array([(arm.kp, arm.kd) for arm in controllers]),
         limits=model.actuator_ctrlrange,
         initial=np.zeros((len(joints), width)),
@@ -131,9 +153,20 @@ def _base_of(controller: Any) -> str:
     return f"{controller.naming_prefix}{controller.part_name}_center"
 
 
-def _check(robot: Any, controller: Any, model: Any) -> None:
+def _gripper_actuators(robot: Any) -> list[int] | None:
+    """Addresses of a gripper in ctrl; None without one."""
+    name = robot.get_gripper_name(robot.arms[0])
+    if name not in robot.part_controllers:
+        return None
+    return list(robot._ref_actuators_indexes_dict[name])
+
+
+def _check(robot: Any, controller: Any) -> None:
     """Refuse an arm that osc.py does not describe."""
-    names = [part.name for part in robot.part_controllers.values()]
+    parts = robot.part_controllers
+    gripper = robot.get_gripper_name(robot.arms[0])
+    names = [part.name for name, part in parts.items() if name != gripper]
+    grip = parts.get(gripper)
     wanted = {
         "impedance_mode": "fixed",
         "input_type": "delta",
@@ -142,15 +175,14 @@ def _check(robot: Any, controller: Any, model: Any) -> None:
         "interpolator_pos": None,
         "interpolator_ori": None,
     }
-    if names != ["OSC_POSE"] or any(getattr(controller, key) != wanted[key] for key in wanted):
+    is_known = names == ["OSC_POSE"] and (
+        grip is None or (type(grip).__name__, grip.interpolator) == (_GRIPPER_CONTROLLER, None)
+    )
+    if not is_known or any(getattr(controller, key) != wanted[key] for key in wanted):
+        names += [] if grip is None else [type(grip).__name__]
         raise ValueError(
-            "env.backend=compiled knows one OSC_POSE arm with robosuite's default settings and no "
-            f"gripper; {robot.name} has {', '.join(names)}; use env.backend=robosuite"
-        )
-    if model.body_weldid[model.site(_base_of(controller)).bodyid[0]] != 0:
-        raise ValueError(
-            f"env.backend=compiled needs arms on a base that stands still; {robot.name} moves: "
-            "use env.backend=robosuite"
+            "env.backend=compiled knows one OSC_POSE arm with robosuite's default settings, and "
+            f"its gripper; {robot.name} has {', '.join(names)}; use env.backend=robosuite"
         )
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_GRIPPER_ENTRIES = 2
+_NO_ROTATION = 1e-8
+"""Sine of half an angle that counts as none, as in LIBERO."""
 PROPRIO_SIZE = 3 + 3 + NUM_GRIPPER_ENTRIES
 """P: position, axis-angle and gripper, as in LIBERO."""
 
@@ -28,7 +30,7 @@ def axis_angle(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     w = min(1.0, max(-1.0, float(quaternion[3])))
     sine = float(np.sqrt(1.0 - w * w))
-    if np.isclose(sine, 0.0):
+    if sine <= _NO_ROTATION:
         return np.zeros(3)
     return np.asarray(quaternion[:3] * (2.0 * np.arccos(w) / sine), dtype=np.float64)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from marlcore.envs.rendering import nearest
 
 Sensor = Any
 """Reads one observable: sensor(values read before it) -> value; `__modality__` is its group."""
+
+_PEG_DENSITY = 1000.0
+"""In kg/m^3: MuJoCo's default."""
 
 _LIBRARIES = ("libEGL.so.1", "libGL.so.1", "libgthread-2.0.so.0")
 _APT_GET = "apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0"
@@ -104,6 +108,36 @@ def _check_robots(names: tuple[str, str]) -> None:
                 f"env.robots: {name!r} is no one-armed robot of robosuite; "
                 f"did you mean {nearest(name, allowed)!r}? Allowed are {', '.join(allowed)}"
             )
+
+
+def redraw_peg(simulator: Any) -> None:
+    """Draw the peg of TwoArmPegInHole anew in the model that is there, as a hard reset would.
+
+    robosuite draws the peg's radius when it builds the model, from the environment's generator
+    before anything else of the episode; building takes a hundred times as long as this. The same
+    numbers follow but for rounding: cylinder of length 2h: m = rho pi r^2 2h,
+    I_x = I_y = m (3 r^2 + 4 h^2) / 12, I_z = m r^2 / 2.
+    """
+    mujoco: Any = importlib.import_module("mujoco")
+    model: Any = simulator.sim.model._model
+    lowest, highest = simulator.peg_radius
+    radius, half_length = (
+        float(simulator.rng.uniform(low, high))
+        for low, high in ((lowest, highest), (simulator.peg_length, simulator.peg_length))
+    )
+    body = int(simulator.peg_body_id)
+    geoms = range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
+    for geom in geoms:
+        model.geom_size[geom, :2] = radius, half_length
+        model.geom_rbound[geom] = math.hypot(radius, half_length)
+        model.geom_aabb[geom, 3:] = radius, radius, half_length
+    tree = model.body_bvhadr[body]
+    model.bvh_aabb[tree : tree + model.body_bvhnum[body], 3:] = radius, radius, half_length
+    mass = _PEG_DENSITY * math.pi * radius**2 * 2 * half_length
+    across = mass * (3 * radius**2 + 4 * half_length**2) / 12
+    model.body_mass[body] = mass
+    model.body_inertia[body] = across, across, mass * radius**2 / 2
+    mujoco.mj_setConst(model, simulator.sim.data._data)
 
 
 def take_sensors(simulator: Any) -> dict[str, Sensor]:

@@ -56,7 +56,12 @@ def main() -> None:
     config = parse_config(values)
     torch.set_num_threads(config.training.num_threads or torch.get_num_threads())
     recorder = ClockRecorder()
-    env = make_environments(config, seed=config.seed, num_envs=config.training.num_envs)
+    env = make_environments(
+        config,
+        seed=config.seed,
+        num_envs=config.training.num_envs,
+        num_groups=config.training.num_env_groups,
+    )
     with contextlib.closing(env):
         device = torch.device("cpu")
         build_trainer(config, env=env, device=device, recorder=recorder, store=None).train()

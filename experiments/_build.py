@@ -56,15 +56,19 @@ def _num_cores() -> int:
     return min(here, int(given)) if given.isdecimal() and int(given) else here
 
 
-def make_environments(config: ExperimentConfig, *, seed: int, num_envs: int) -> VectorEnv:
+def make_environments(
+    config: ExperimentConfig, *, seed: int, num_envs: int, num_groups: int = 1
+) -> VectorEnv:
     """Make the vector environment of a run, or of an evaluation with another seed."""
     num_workers = config.training.num_workers
     if num_workers is None:
-        num_workers = 0 if config.env.kind in ("fake", "game") else _num_cores()
+        is_cheap = config.env.kind in ("fake", "game") and num_groups == 1
+        num_workers = 0 if is_cheap else max(_num_cores(), num_groups)
     return make_vector_env(
         config.env,
         num_envs=num_envs,
         num_workers=num_workers,
+        num_groups=num_groups,
         seed=seed,
         first_index=distributed.rank() * num_envs,
         worker_timeout_s=config.training.worker_timeout_s,

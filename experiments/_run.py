@@ -62,7 +62,12 @@ def run(
         torch.set_num_threads(training.num_threads)
     device = choose_device(training.device)
     with _process_group(config, device), ExitStack() as stack:
-        env = make_environments(config, seed=config.seed, num_envs=training.num_envs)
+        env = make_environments(
+            config,
+            seed=config.seed,
+            num_envs=training.num_envs,
+            num_groups=training.num_env_groups,
+        )
         stack.callback(env.close)
         store = CheckpointStore(run_dir, keep=training.keep_checkpoints)
         trainer = build_trainer(

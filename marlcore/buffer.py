@@ -17,27 +17,34 @@ from marlcore.types import Inputs, Minibatch, Rollout, Step, Targets
 class Buffer:
     """T rows, allocated when the first arrives and overwritten by the next rollout."""
 
-    def __init__(self, num_steps: int) -> None:
-        self._num_steps = num_steps
+    def __init__(self, num_steps: int, num_envs: int) -> None:
+        self._num_steps, self._num_envs = num_steps, num_envs
         self._size = 0
         self._tensors: Inputs = {}
         self._inputs: Inputs = {}
 
-    def append(self, step: Step) -> None:
-        """Store the next row; too many rows are an error."""
+    def append(self, step: Step, group: slice) -> None:
+        """Store some environments' part of the next row; the last environments' completes it.
+
+        Too many rows are an error.
+        """
         assert self._size < self._num_steps, f"rollout is full ({self._num_steps} rows)"
         tensors = {f.name: getattr(step, f.name) for f in fields(step) if f.name != "inputs"}
-        self._store(self._tensors, tensors)
-        self._store(self._inputs, step.inputs)
-        self._size += 1
+        self._store(self._tensors, tensors, group)
+        self._store(self._inputs, step.inputs, group)
+        self._size += group.stop == self._num_envs
 
-    def cut_before(self, environments: Tensor) -> None:
-        """End the episodes of `environments` [E] bool at the last row, which keeps its bootstrap.
+    def cut_before(self, environments: Tensor, group: slice) -> None:
+        """End the episodes of `environments` at the last row, which keeps its bootstrap.
 
         For episodes that are void from the coming row on: what came before is good data still.
+
+        Args:
+            environments: bool, of the group.
+            group: which of E.
         """
         if self._size > 0:
-            self._tensors["episode_ended"][self._size - 1] |= environments
+            self._tensors["episode_ended"][self._size - 1, group] |= environments
 
     def rollout(self, *, bootstrap: Tensor) -> Rollout:
         """Return the full rollout and start anew; valid until the next append.
@@ -53,11 +60,12 @@ class Buffer:
         next_values = torch.where(ended & ~own.isnan(), own, successors)
         return Rollout(inputs=self._inputs, **{**self._tensors, "next_values": next_values})
 
-    def _store(self, storage: Inputs, row: Inputs) -> None:
-        for name, tensor in row.items():
+    def _store(self, storage: Inputs, part: Inputs, group: slice) -> None:
+        for name, tensor in part.items():
             if name not in storage:
-                storage[name] = tensor.new_empty(self._num_steps, *tensor.shape)
-            storage[name][self._size] = tensor
+                shape = (self._num_steps, self._num_envs, *tensor.shape[1:])
+                storage[name] = tensor.new_empty(shape)
+            storage[name][self._size, group] = tensor
 
 
 def minibatches(

@@ -17,7 +17,7 @@ from marlcore import distributed
 from marlcore.buffer import Buffer
 from marlcore.envs.protocol import Episode, Observation, VectorEnv, VectorStep
 from marlcore.policies.protocol import Policy
-from marlcore.rng import NoiseSource
+from marlcore.rng import NoiseSource, SharedNoise
 from marlcore.types import Decision, Inputs, Rollout, Step, to_tensors
 
 
@@ -36,48 +36,75 @@ class Collection:
 
 
 class Collector:
-    """Runs T decisions of E environments at a time."""
+    """Runs T decisions of E environments at a time.
+
+    Groups of environments take turns: while the policy decides for one, the others step.
+    """
 
     def __init__(
         self, env: VectorEnv, *, num_steps: int, noise: NoiseSource, device: torch.device
     ) -> None:
         self._env = env
+        self._groups = env.groups
         self._num_steps = num_steps
-        self._noise = noise
+        self._noise = SharedNoise(noise, self._groups)
         self._device = device
-        self._buffer = Buffer(num_steps)
-        self._observations: Inputs | None = None
+        self._buffer = Buffer(num_steps, env.num_envs)
+        self._observations: list[Inputs] = []
+        self._seconds = {"env": 0.0, "policy": 0.0}
 
     def start_from(self, observations: Observation) -> None:
         """Go on from these observations [E, ...] instead of resetting (after a resume)."""
-        self._observations = to_tensors(observations, self._device)
+        self._observations = [
+            to_tensors({name: array[rows] for name, array in observations.items()}, self._device)
+            for rows in self._groups
+        ]
 
     def collect(self, policy: Policy) -> Collection:
         """Run one rollout; valid until the next."""
-        if self._observations is None:
-            self._observations = to_tensors(self._env.reset(), self._device)
+        if not self._observations:
+            self.start_from(self._env.reset())
         episodes: list[Episode] = []
         num_env_steps = num_discarded = 0
-        seconds = {"env": 0.0, "policy": 0.0}
-        for _ in range(self._num_steps):
-            start = time.perf_counter()
-            decision = policy.decide(self._observations, self._noise)
-            actions = cast(NDArray[np.generic], decision.actions.cpu().numpy())
-            chosen = time.perf_counter()
-            outcome = self._env.step(actions)
-            seconds["policy"] += chosen - start
-            seconds["env"] += time.perf_counter() - chosen
-            self._store(policy, decision, outcome)
-            self._observations = to_tensors(outcome.observations, self._device)
-            episodes.extend(outcome.episodes)
-            num_env_steps += outcome.num_env_steps
-            num_discarded += int(outcome.discarded.sum())
-        rollout = self._buffer.rollout(bootstrap=policy.values(self._observations))
+        self._seconds = {"env": 0.0, "policy": 0.0}
+        groups = range(len(self._groups))
+        decisions = [self._decide(policy, group) for group in groups]
+        for step in range(self._num_steps):
+            for group in groups:
+                start = time.perf_counter()
+                outcome = self._env.finish(group)
+                self._seconds["env"] += time.perf_counter() - start
+                self._store(policy, decisions[group], outcome, self._groups[group])
+                self._observations[group] = to_tensors(outcome.observations, self._device)
+                if step + 1 < self._num_steps:
+                    decisions[group] = self._decide(policy, group)
+                episodes.extend(outcome.episodes)
+                num_env_steps += outcome.num_env_steps
+                num_discarded += int(outcome.discarded.sum())
+        rollout = self._buffer.rollout(bootstrap=policy.values(self.observations()))
         return _over_ranks(
-            Collection(rollout, tuple(episodes), num_env_steps, num_discarded, seconds)
+            Collection(rollout, tuple(episodes), num_env_steps, num_discarded, self._seconds)
         )
 
-    def _store(self, policy: Policy, decision: Decision, outcome: VectorStep) -> None:
+    def observations(self) -> Inputs:
+        """What all environments show now, [E, ...]."""
+        first, *others = self._observations
+        if not others:
+            return first
+        return {name: torch.cat([part[name] for part in self._observations]) for name in first}
+
+    def _decide(self, policy: Policy, group: int) -> Decision:
+        """Decide for a group and have it begin to step."""
+        start = time.perf_counter()
+        decision = policy.decide(self._observations[group], self._noise.of(group))
+        actions = cast(NDArray[np.generic], decision.actions.cpu().numpy())
+        chosen = time.perf_counter()
+        self._env.begin(group, actions)
+        self._seconds["policy"] += chosen - start
+        self._seconds["env"] += time.perf_counter() - chosen
+        return decision
+
+    def _store(self, policy: Policy, decision: Decision, outcome: VectorStep, group: slice) -> None:
         values = decision.values
         next_values = torch.full_like(values, torch.nan)  # the buffer fills in successors
         if outcome.truncated.any():  # a terminated state's value is never read
@@ -86,7 +113,7 @@ class Collector:
             ended = torch.as_tensor(rows, device=self._device)
             next_values[ended] = policy.values(to_tensors(final, self._device))
         discarded = torch.as_tensor(outcome.discarded, device=self._device)
-        self._buffer.cut_before(discarded)
+        self._buffer.cut_before(discarded, group)
         terminated = torch.as_tensor(outcome.terminated, device=self._device)
         truncated = torch.as_tensor(outcome.truncated, device=self._device)
         self._buffer.append(
@@ -100,7 +127,8 @@ class Collector:
                 terminated=terminated,
                 episode_ended=terminated | truncated | discarded,
                 executed_length=torch.as_tensor(outcome.executed_length, device=self._device),
-            )
+            ),
+            group,
         )
 
 

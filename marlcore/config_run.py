@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from marlcore.config_env import Count, Positive, Section
 
@@ -19,6 +19,10 @@ class TrainingConfig(Section):
     num_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that run the environments; 0: this one; null: one a core, no more than
     environments."""
+    num_env_groups: Count = 1
+    """Groups of environments that take turns while a rollout is collected: the policy decides for
+    one while the others step. Smaller batches for the policy, busier cores; what is sampled stays
+    the same. Each needs workers of its own."""
     worker_timeout_s: Positive = 60.0
     """Seconds after which a silent worker counts as hung and is restarted."""
     num_steps_per_rollout: Count = 1000
@@ -43,6 +47,16 @@ class TrainingConfig(Section):
     processes); null: one, or what torchrun or Slurm started."""
     num_threads: Count | None = 1
     """Threads of torch on the CPU; null: torch's own choice."""
+
+    @model_validator(mode="after")
+    def _groups_have_workers(self) -> TrainingConfig:
+        for name, most in (("num_envs", self.num_envs), ("num_workers", self.num_workers)):
+            if most is not None and self.num_env_groups > max(most, 1):
+                raise ValueError(
+                    f"training.num_env_groups {self.num_env_groups} is more than training.{name} "
+                    f"{most}: every group needs environments and workers of its own"
+                )
+        return self
 
 
 class DistributedConfig(Section):

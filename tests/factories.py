@@ -50,7 +50,12 @@ def make_trainer(
 ) -> Iterator[Trainer]:
     """What trains `config` in its own environments."""
     torch.set_num_threads(1)
-    env = make_environments(config, seed=config.seed, num_envs=config.training.num_envs)
+    env = make_environments(
+        config,
+        seed=config.seed,
+        num_envs=config.training.num_envs,
+        num_groups=config.training.num_env_groups,
+    )
     with contextlib.closing(env):
         yield build_trainer(
             config, env=env, device=CPU, recorder=recorder or MemoryRecorder(), store=store

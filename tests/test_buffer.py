@@ -7,6 +7,8 @@ from torch import Tensor
 from marlcore.buffer import Buffer, minibatches
 from marlcore.types import Rollout, Step, Targets
 
+ALL = slice(0, 2)
+
 
 def make_step(t: int, *, ended: bool = False, final_value: float = float("nan")) -> Step:
     return Step(
@@ -23,9 +25,9 @@ def make_step(t: int, *, ended: bool = False, final_value: float = float("nan"))
 
 
 def fill(steps: list[Step], bootstrap: float = 99.0) -> Rollout:
-    buffer = Buffer(len(steps))
+    buffer = Buffer(len(steps), 2)
     for step in steps:
-        buffer.append(step)
+        buffer.append(step, ALL)
     return buffer.rollout(bootstrap=torch.full((2, 1), bootstrap))
 
 
@@ -40,22 +42,22 @@ def test_a_truncated_row_keeps_the_value_of_its_own_final_observation() -> None:
 
 
 def test_what_came_before_a_void_episode_is_cut_off_and_bootstraps_from_its_own_successor() -> None:
-    buffer = Buffer(2)
-    buffer.append(make_step(0))
-    buffer.cut_before(torch.tensor([True, False]))
-    buffer.append(make_step(1))
+    buffer = Buffer(2, 2)
+    buffer.append(make_step(0), ALL)
+    buffer.cut_before(torch.tensor([True, False]), ALL)
+    buffer.append(make_step(1), ALL)
     rollout = buffer.rollout(bootstrap=torch.zeros(2, 1))
     assert rollout.episode_ended.tolist() == [[True, False], [False, False]]
     assert rollout.next_values[0, 0, 0] == 1.0
 
 
 def test_a_rollout_too_short_or_too_long_is_refused() -> None:
-    buffer = Buffer(1)
+    buffer = Buffer(1, 2)
     with pytest.raises(AssertionError, match="0 of 1"):
         buffer.rollout(bootstrap=torch.zeros(2, 1))
-    buffer.append(make_step(0))
+    buffer.append(make_step(0), ALL)
     with pytest.raises(AssertionError, match="full"):
-        buffer.append(make_step(1))
+        buffer.append(make_step(1), ALL)
 
 
 def make_batches(num_minibatches: int, seed: int = 0) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ class CountingEnv:
     """
 
     num_envs = 2
+    groups = (slice(0, 2),)
 
     def __init__(self, spec: EnvSpec, script: list[str]) -> None:
         self.spec, self._script, self._t = spec, script, 0
@@ -27,7 +29,10 @@ class CountingEnv:
     def reset(self) -> Observation:
         return self._observation(0.0)
 
-    def step(self, actions: NDArray[np.generic]) -> VectorStep:
+    def begin(self, group: int, actions: NDArray[np.generic]) -> None:
+        assert (group, len(actions)) == (0, 2)
+
+    def finish(self, group: int) -> VectorStep:
         end = self._script[self._t]
         self._t += 1
         flags = {name: np.array([end == name, False]) for name in ("terminated", "truncated")}
@@ -139,3 +144,26 @@ def test_the_number_of_workers_changes_no_number() -> None:
             rollouts.append(trainer.collector.collect(trainer.policy).rollout)
     assert torch.equal(rollouts[0].rewards, rollouts[1].rewards)
     assert torch.equal(rollouts[0].inputs["vector"], rollouts[1].inputs["vector"])
+
+
+def test_groups_that_take_turns_change_no_number() -> None:
+    """But for rounding, which differs with the size of a batch."""
+    rollouts = []
+    for num_groups in (1, 2, 3):
+        training = {"num_envs": 5, "num_workers": 3, "num_env_groups": num_groups}
+        config = make_config("acppo", env={"max_episode_steps": 7}, training=training)
+        with make_trainer(config) as trainer:
+            collector, policy = trainer.collector, trainer.policy
+            assert len(collector._groups) == num_groups
+            collector.collect(policy)
+            collection = collector.collect(policy)
+            rollout = collection.rollout
+            rows = [rollout.rewards, rollout.values, rollout.next_values, rollout.log_probs]
+            tensors = [*rows, rollout.inputs["vector"], collector.observations()["vector"]]
+            episodes = [(e.env_index, e.episode_return) for e in collection.episodes]
+            rollouts.append(([tensor.clone() for tensor in tensors], sorted(episodes)))
+    for tensors, episodes in rollouts[1:]:
+        for one, other in zip(tensors, rollouts[0][0], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert episodes == [(index, pytest.approx(total)) for index, total in rollouts[0][1]]
+        assert len(episodes) > 4

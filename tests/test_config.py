@@ -89,6 +89,11 @@ def test_a_refused_value_is_named_with_what_is_allowed(
         ({"sed": 3}, "sed: no such key; did you mean seed?"),
         ({"trainig": {}}, "trainig: no such key; did you mean training?"),
         (
+            {"training": {"num_env_groups": 3}},
+            "training.num_env_groups 3 is more than training.num_envs 2: every group needs "
+            "environments and workers of its own",
+        ),
+        (
             {"training": {"num_env": 3}},
             "training.num_env: no such key; did you mean training.num_envs?",
         ),

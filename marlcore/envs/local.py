@@ -46,14 +46,29 @@ class LocalVectorEnv:
         """E."""
         return self._num_envs
 
+    @property
+    def groups(self) -> tuple[slice, ...]:
+        """One: nothing here runs at the same time."""
+        return (slice(0, self._num_envs),)
+
     def reset(self) -> Observation:
         """Start a new episode everywhere."""
         self._group.reset()
         return copied(self._buffers.observations)
 
+    def begin(self, group: int, actions: NDArray[np.generic]) -> None:
+        """Take the actions [E, N, K, D] of the decision that `finish` runs."""
+        assert group == 0
+        write_actions(self._buffers, self._spec, actions)
+
     def step(self, actions: NDArray[np.generic]) -> VectorStep:
         """Run one decision everywhere. actions: [E, N, K, D], unclipped."""
-        write_actions(self._buffers, self._spec, actions)
+        self.begin(0, actions)
+        return self.finish(0)
+
+    def finish(self, group: int) -> VectorStep:
+        """Run it."""
+        assert group == 0
         self._group.step()
         return vector_step(
             self._buffers,

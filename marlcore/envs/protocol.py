@@ -188,12 +188,25 @@ class VectorEnv(Protocol):
         """E."""
         ...
 
+    @property
+    def groups(self) -> tuple[slice, ...]:
+        """Rows of E, in order, that step together; those of different groups may do so at once."""
+        ...
+
     def reset(self) -> Observation:
         """Start a new episode everywhere; [E, ...] arrays that the caller may keep."""
         ...
 
+    def begin(self, group: int, actions: NDArray[np.generic]) -> None:
+        """Have a group run one decision; `finish` comes next. actions: its rows of [E, N, K, D]."""
+        ...
+
+    def finish(self, group: int) -> VectorStep:
+        """Wait until it is done; its rows."""
+        ...
+
     def step(self, actions: NDArray[np.generic]) -> VectorStep:
-        """Run one decision everywhere. actions: [E, N, K, D], unclipped."""
+        """Run one decision everywhere, in one group. actions: [E, N, K, D], unclipped."""
         ...
 
     def render(self, env_index: int) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -36,6 +37,7 @@ def make_vector_env(
     num_workers: int,
     seed: int,
     worker_timeout_s: float,
+    num_groups: int = 1,
     first_index: int = 0,
     max_failures_in_a_row: int = 3,
 ) -> VectorEnv:
@@ -47,6 +49,7 @@ def make_vector_env(
         num_workers: Processes that share them, E at most; 0: this process.
         seed: Of the run.
         worker_timeout_s: Silence after which a worker counts as hung.
+        num_groups: Groups that can step by themselves; no more than there are workers, or one.
         first_index: Index of the first environment in the run. Episodes are seeded by seed, index
             and episode number.
         max_failures_in_a_row: So many failures of a worker with no decision between end the run.
@@ -63,6 +66,7 @@ def make_vector_env(
         num_workers=min(num_workers, num_envs),
         seed=seed,
         worker_timeout_s=worker_timeout_s,
+        num_groups=num_groups,
         first_index=first_index,
         max_failures_in_a_row=max_failures_in_a_row,
     )
@@ -79,6 +83,7 @@ class WorkerVectorEnv:
         num_workers: int,
         seed: int,
         worker_timeout_s: float,
+        num_groups: int,
         first_index: int,
         max_failures_in_a_row: int,
     ) -> None:
@@ -90,9 +95,10 @@ class WorkerVectorEnv:
         self._num_failures = 0
         # Rows whose episode was lost since the last decision: the next one is discarded.
         self._lost = np.zeros(num_envs, np.bool_)
-        bounds = [num_envs * i // num_workers for i in range(num_workers + 1)]
+        self._stepping: dict[int, list[Worker]] = {}
+        """By group that has begun a decision, the workers that run it."""
         try:
-            for start, stop in itertools.pairwise(bounds):
+            for start, stop in itertools.pairwise(_bounds(num_envs, num_workers)):
                 self._workers.append(
                     Worker(
                         config,
@@ -102,6 +108,8 @@ class WorkerVectorEnv:
                         timeout_s=worker_timeout_s,
                     )
                 )
+            groups = itertools.pairwise(_bounds(num_workers, min(num_groups, num_workers)))
+            self._groups = [self._workers[first:last] for first, last in groups]
             self._spec = self._specs()
             self._size = buffer_size(self._spec, num_envs)
             self._descriptor = _nameless_file(self._size)
@@ -125,6 +133,11 @@ class WorkerVectorEnv:
         return self._num_envs
 
     @property
+    def groups(self) -> tuple[slice, ...]:
+        """Rows of the workers of each group."""
+        return tuple(slice(g[0].rows.start, g[-1].rows.stop) for g in self._groups)
+
+    @property
     def worker_ids(self) -> tuple[int, ...]:
         """Process ids, for diagnosis."""
         return tuple(worker.process_id for worker in self._workers)
@@ -135,16 +148,39 @@ class WorkerVectorEnv:
         self._lost[:] = False
         return copied(self._buffers.observations)
 
+    def begin(self, group: int, actions: NDArray[np.generic]) -> None:
+        """Have a group run one decision. actions: its rows of [E, N, K, D], unclipped."""
+        write_actions(self._buffers.part(self.groups[group]), self._spec, actions)
+        self._send_step(group)
+
+    def finish(self, group: int) -> VectorStep:
+        """Wait until a group has run its decision; its rows."""
+        return self._finish([group], self.groups[group])
+
     def step(self, actions: NDArray[np.generic]) -> VectorStep:
         """Run one decision everywhere. actions: [E, N, K, D], unclipped."""
         write_actions(self._buffers, self._spec, actions)
-        self._everywhere(STEP, [w for w in self._workers if not self._lost[w.rows.start]])
-        discarded, self._lost = self._lost, np.zeros(self._num_envs, np.bool_)
+        groups = range(len(self._groups))
+        for group in groups:
+            self._send_step(group)
+        return self._finish(groups, slice(0, self._num_envs))
+
+    def _send_step(self, group: int) -> None:
+        """Have the workers of a group step, but those that have begun new episodes."""
+        workers = [w for w in self._groups[group] if not self._lost[w.rows.start]]
+        self._stepping[group] = workers
+        for worker in workers:
+            worker.send(Message(STEP))
+
+    def _finish(self, groups: Sequence[int], rows: slice) -> VectorStep:
+        self._answers(STEP, [w for group in groups for w in self._stepping.pop(group)])
+        discarded = self._lost[rows].copy()
+        self._lost[rows] = False
         num_failures, self._num_failures = self._num_failures, 0
         return vector_step(
-            self._buffers,
+            self._buffers.part(rows),
             discarded=discarded,
-            first_index=self._first_index,
+            first_index=self._first_index + rows.start,
             num_worker_failures=num_failures,
         )
 
@@ -205,6 +241,10 @@ class WorkerVectorEnv:
         """Have the workers execute a command at the same time; replace those that fail."""
         for worker in workers:
             worker.send(Message(command))
+        self._answers(command, workers)
+
+    def _answers(self, command: int, workers: list[Worker]) -> None:
+        """Wait for the answers to a command; replace the workers that fail."""
         failures: list[tuple[Worker, WorkerFailure]] = []
         for worker in workers:
             try:
@@ -256,6 +296,11 @@ class WorkerVectorEnv:
             return [worker.receive_spec() for worker in self._workers][-1]
         except WorkerFailure as failure:
             raise failure.as_error("could not make the environments") from None
+
+
+def _bounds(total: int, num_parts: int) -> list[int]:
+    """Where parts that are as equal as can be begin, and where the last one ends."""
+    return [total * part // num_parts for part in range(num_parts + 1)]
 
 
 def _nameless_file(size: int) -> int:

@@ -246,6 +246,48 @@ def test_a_worker_killed_between_decisions_is_noticed_at_the_next(tmp_path: Path
     env.close()
 
 
+def test_groups_step_at_the_same_time_and_by_themselves() -> None:
+    together, apart = make(FAKE, num_workers=3), make(FAKE, num_workers=3, num_groups=2)
+    assert together.groups == (slice(0, 4),)
+    assert apart.groups == (slice(0, 1), slice(1, 4))
+    together.reset(), apart.reset()
+    for t in range(9):
+        actions = random_actions(together, t)
+        whole = together.step(actions)
+        for group, rows in enumerate(apart.groups):
+            apart.begin(group, actions[rows])
+        parts = [apart.finish(group) for group in (1, 0)][::-1]
+        for name, array in arrays_of(whole).items():
+            joined = np.concatenate([arrays_of(part)[name] for part in parts])
+            np.testing.assert_array_equal(joined, array, err_msg=name)
+        assert sorted((e for p in parts for e in p.episodes), key=lambda e: e.env_index) == list(
+            whole.episodes
+        )
+    assert_same_steps(apart.step(actions), together.step(actions))
+    together.close(), apart.close()
+
+
+def test_a_worker_killed_in_one_group_leaves_the_other_alone(tmp_path: Path) -> None:
+    env = make(faulty(tmp_path), num_workers=2, num_groups=2)
+    assert isinstance(env, WorkerVectorEnv)
+    env.reset()
+    for group, rows in enumerate(env.groups):
+        env.begin(group, mark(env)[rows])
+    os.kill(env.worker_ids[0], signal.SIGSTOP)
+    env.finish(1)
+    env.begin(1, mark(env)[2:])
+    os.kill(env.worker_ids[0], signal.SIGKILL)
+    first, second = env.finish(0), env.finish(1)
+    assert second.discarded.tolist() == [False, False]
+    assert (second.num_worker_failures, second.num_env_steps) == (0, 2)
+    if first.discarded.any():  # it may have answered before it was stopped
+        assert first.discarded.tolist() == [True, True]
+        assert first.num_worker_failures == 1
+    step = env.step(mark(env))
+    assert step.discarded.sum() + first.discarded.sum() == 2
+    env.close()
+
+
 def test_a_worker_that_keeps_failing_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
     env = make(faulty(tmp_path), num_envs=1, num_workers=1)
     env.reset()

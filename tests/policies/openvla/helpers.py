@@ -51,8 +51,7 @@ def build(config: ExperimentConfig) -> tuple[MultiAgentVLAPolicy, OpenVLAActors,
     with make_trainer(config) as trainer:
         policy = policy_of(trainer)
         trainer.collector.collect(policy)
-        observations = trainer.collector._observations
-        assert observations is not None
+        observations = trainer.collector.observations()
     return policy, policy.actors, observations
 
 

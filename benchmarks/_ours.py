@@ -21,7 +21,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 import torch
 
 from experiments._named import COMMON, merged
-from experiments._run import build_trainer, make_environments
+from experiments._run import build_trainer, make_training_environments
 from marlcore.config_errors import parse_config
 
 
@@ -56,12 +56,7 @@ def main() -> None:
     config = parse_config(values)
     torch.set_num_threads(config.training.num_threads or torch.get_num_threads())
     recorder = ClockRecorder()
-    env = make_environments(
-        config,
-        seed=config.seed,
-        num_envs=config.training.num_envs,
-        num_groups=config.training.num_env_groups,
-    )
+    env = make_training_environments(config)
     with contextlib.closing(env):
         device = torch.device("cpu")
         build_trainer(config, env=env, device=device, recorder=recorder, store=None).train()

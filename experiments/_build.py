@@ -75,6 +75,16 @@ def make_environments(
     )
 
 
+def make_training_environments(config: ExperimentConfig) -> VectorEnv:
+    """Make the vector environment that this process collects from."""
+    return make_environments(
+        config,
+        seed=config.seed,
+        num_envs=config.training.num_envs,
+        num_groups=config.training.num_env_groups,
+    )
+
+
 def kept_in_a_rollout(config: ExperimentConfig) -> Kept:
     """Return how many observations a rollout holds: decisions, ends of episodes, history."""
     env, training = config.env, config.training

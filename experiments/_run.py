@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from experiments import _stop
-from experiments._build import build_trainer, choose_device, make_environments
+from experiments._build import build_trainer, choose_device, make_training_environments
 from experiments._evaluation import evaluate_run
 from experiments._rundir import write_config
 from experiments.recorders import make_recorder
@@ -62,12 +62,7 @@ def run(
         torch.set_num_threads(training.num_threads)
     device = choose_device(training.device)
     with _process_group(config, device), ExitStack() as stack:
-        env = make_environments(
-            config,
-            seed=config.seed,
-            num_envs=training.num_envs,
-            num_groups=training.num_env_groups,
-        )
+        env = make_training_environments(config)
         stack.callback(env.close)
         store = CheckpointStore(run_dir, keep=training.keep_checkpoints)
         trainer = build_trainer(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments._build import build_trainer, make_environments
+from experiments._build import build_trainer, make_training_environments
 from marlcore.checkpoint import CheckpointStore
 from marlcore.config import ExperimentConfig
 from marlcore.config_errors import parse_config
@@ -50,12 +50,7 @@ def make_trainer(
 ) -> Iterator[Trainer]:
     """What trains `config` in its own environments."""
     torch.set_num_threads(1)
-    env = make_environments(
-        config,
-        seed=config.seed,
-        num_envs=config.training.num_envs,
-        num_groups=config.training.num_env_groups,
-    )
+    env = make_training_environments(config)
     with contextlib.closing(env):
         yield build_trainer(
             config, env=env, device=CPU, recorder=recorder or MemoryRecorder(), store=store

@@ -86,10 +86,15 @@ class PegInHoleEnv:
             config.cameras, available=self._env.sim.model.camera_names, num_agents=NUM_AGENTS
         )
         self._views = Views(
+            self._model, self._data, max_height=RENDER_HEIGHT, max_width=RENDER_WIDTH
+        )
+        size = config.image_size
+        self._agent_views = Views(
             self._model,
             self._data,
-            max_height=max(RENDER_HEIGHT, config.image_size),
-            max_width=max(RENDER_WIDTH, config.image_size),
+            max_height=size,
+            max_width=size,
+            quality=config.render_quality,
         )
         self._action_sizes = tuple(int(robot.action_dim) for robot in self._env.robots)
         self._spec = self._make_spec()
@@ -136,15 +141,19 @@ class PegInHoleEnv:
         self._assert_ready()
         observation: Observation = dict(self._vectors())
         if self._config.cameras:
-            size = self._config.image_size
-            pictures = {
-                name: self._views.from_camera(name, height=size, width=size)
-                for name in self._config.cameras
-            }
-            observation["images"] = np.stack(
-                [np.stack([pictures[name] for name in row]) for row in self._cameras]
-            )
+            observation["images"] = self._pictures()
         return observation
+
+    def _pictures(self) -> NDArray[np.uint8]:
+        """What the agents' cameras show: [2, C, height, width, 3]."""
+        size = self._config.image_size
+        images = np.empty(self._spec.observation_shapes["images"], np.uint8)
+        for name in self._config.cameras:
+            picture = self._agent_views.from_camera(name, height=size, width=size)
+            for agent, row in enumerate(self._cameras):
+                if name in row:
+                    images[agent, row.index(name)] = picture
+        return images
 
     def render(self) -> NDArray[np.uint8]:
         """Return a picture [480, 640, 3] of both arms, obliquely from the front."""
@@ -163,6 +172,7 @@ class PegInHoleEnv:
     def close(self) -> None:
         """Free the GL context and the simulation; a second call does nothing."""
         self._views.close()
+        self._agent_views.close()
         self._ready = False
         if self._env is not None:
             self._env.close()

@@ -19,8 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlcore.envs.meshes import coarse_model
+
 _GL_MODULES = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "cgl": "mujoco.cgl"}
 _MAX_GEOMS = 10_000  # robosuite's
+_COSTLY = ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_SKYBOX", "mjRND_HAZE")
+"""What `fast` leaves out; the walls hide the sky."""
 
 
 def nearest(name: str, allowed: Sequence[str]) -> str:
@@ -67,10 +71,22 @@ def num_shared(rows: Sequence[Sequence[str]]) -> int:
 
 
 class Views:
-    """Pictures of one simulation. The GL context is made when the first picture is asked for."""
+    """Pictures of one simulation. The GL context is made when the first picture is asked for.
 
-    def __init__(self, model: Any, data: Any, *, max_height: int, max_width: int) -> None:
+    Args:
+        model: of the simulation.
+        data: of the simulation.
+        max_height: of a picture, in pixels.
+        max_width: of a picture.
+        quality: full (robosuite's pictures, pixel for pixel), fast (without shadows, reflections
+            and multisampling) or lite (besides, with coarse meshes).
+    """
+
+    def __init__(
+        self, model: Any, data: Any, *, max_height: int, max_width: int, quality: str = "full"
+    ) -> None:
         self._mujoco: Any = importlib.import_module("mujoco")
+        self._quality = quality
         self._model = model
         self._data = data
         self._size = (max_height, max_width)
@@ -104,6 +120,15 @@ class Views:
         camera.distance, camera.azimuth, camera.elevation = distance_m, azimuth_deg, elevation_deg
         return self._picture(camera, height, width)
 
+    def renderer(self) -> str:
+        """What draws: the way to OpenGL, and the device, for example `egl, NVIDIA H100`."""
+        if self._free is None:
+            self._open()
+        self._gl.make_current()
+        opengl: Any = importlib.import_module("OpenGL.GL")
+        device = opengl.glGetString(opengl.GL_RENDERER).decode("ascii", "replace")
+        return f"{type(self._gl).__module__.rpartition('.')[2]}, {device}"
+
     def close(self) -> None:
         """Free the GL objects; pictures can be asked for again."""
         if self._free is not None:
@@ -116,14 +141,21 @@ class Views:
         backend = os.environ.get("MUJOCO_GL", "").lower()
         gl_module = importlib.import_module(_GL_MODULES.get(backend, "mujoco.glfw"))
         height, width = self._size
-        buffer = self._model.vis.global_
-        buffer.offheight = max(height, buffer.offheight)
-        buffer.offwidth = max(width, buffer.offwidth)
-        self._gl = gl_module.GLContext(buffer.offwidth, buffer.offheight)
+        self._gl = gl_module.GLContext(width, height)
         self._gl.make_current()
-        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        model = coarse_model(self._model) if self._quality == "lite" else self._model
+        buffer, samples = model.vis.global_, model.vis.quality.offsamples
+        size = buffer.offheight, buffer.offwidth
+        buffer.offheight, buffer.offwidth = height, width
+        model.vis.quality.offsamples = samples if self._quality == "full" else 0
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        buffer.offheight, buffer.offwidth = size  # other views are made of the same model
+        model.vis.quality.offsamples = samples
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(self._model, maxgeom=_MAX_GEOMS)
+        if self._quality != "full":
+            for name in _COSTLY:
+                self._scene.flags[getattr(mujoco.mjtRndFlag, name)] = 0
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0] = 0  # robosuite's collision geoms
         self._free = weakref.finalize(self, _free_context, self._gl, self._context)

@@ -23,8 +23,10 @@ Sensor = Any
 _PEG_DENSITY = 1000.0
 """In kg/m^3: MuJoCo's default."""
 
-_LIBRARIES = ("libEGL.so.1", "libGL.so.1", "libgthread-2.0.so.0")
-_APT_GET = "apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0"
+_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
+_LIBRARIES_OF = {"egl": {"libEGL.so.1": "libegl1"}, "osmesa": {"libOSMesa.so.8": "libosmesa6"}}
+"""By MUJOCO_GL: libraries and Debian's packages of them."""
+_APT_GET = "apt-get install -y --no-install-recommends"
 _CHATTER = (
     "No private macro file",
     "It is recommended to use a private macro file",
@@ -47,12 +49,18 @@ def import_robosuite() -> Any:
         AttributeError,
         OSError,
     ) as error:  # PyOpenGL: AttributeError without libEGL
-        missing = [library for library in _LIBRARIES if not _loads(library)]
+        backend = os.environ.get("MUJOCO_GL", "").lower()
+        missing = [
+            library
+            for library in (*_LIBRARIES, *_LIBRARIES_OF.get(backend, {}))
+            if not _loads(library)
+        ]
         if sys.platform != "linux" or not missing:
             raise
+        packages = {**_LIBRARIES, **_LIBRARIES_OF.get(backend, {})}
         raise ImportError(
             f"robosuite cannot be imported ({error}): this machine has no {', '.join(missing)}. "
-            f"Install with: {_APT_GET}"
+            f"Install with: {_APT_GET} {' '.join(packages.values())}"
         ) from error
 
 

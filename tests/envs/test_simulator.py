@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from marlcore.config import PegInHoleConfig
+from marlcore.envs import simulator
 from marlcore.envs.peg_in_hole import PegInHoleEnv
 
 
@@ -54,3 +55,17 @@ def test_missing_system_libraries_are_named_with_the_command_that_installs_them(
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
     assert "has no libGL.so.1. Install with: apt-get install -y" in done.stderr
+
+
+@pytest.mark.parametrize(("backend", "package"), [("egl", "libegl1"), ("osmesa", "libosmesa6")])
+def test_each_way_to_opengl_names_its_own_package(
+    monkeypatch: pytest.MonkeyPatch, backend: str, package: str
+) -> None:
+    def refuse(name: str) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+
+    monkeypatch.setenv("MUJOCO_GL", backend)
+    monkeypatch.setattr(simulator.importlib, "import_module", refuse)
+    monkeypatch.setattr(simulator, "_loads", lambda name: "EGL" not in name and "Mesa" not in name)
+    with pytest.raises(ImportError, match=f"machine has no lib.*Install with: apt-get.* {package}"):
+        simulator.import_robosuite()

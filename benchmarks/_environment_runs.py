@@ -98,12 +98,32 @@ def vector_steps(task: dict) -> Callable[[], int]:
     config = PegInHoleConfig(**{"max_episode_steps": HORIZON, "reward": "dense", **task["config"]})
     num_envs = task["num_envs"]
     env = make_vector_env(
-        config, num_envs=num_envs, num_workers=task["num_workers"], seed=0, worker_timeout_s=300.0
+        config,
+        num_envs=num_envs,
+        num_workers=task["num_workers"],
+        num_groups=task.get("num_groups", 1),
+        seed=0,
+        worker_timeout_s=300.0,
     )
     env.reset()
     generator = np.random.default_rng(0)
     shape = (num_envs, 2, config.num_actions_chunk, NUM_ACTIONS // 2)
-    return lambda: env.step(generator.uniform(-1, 1, shape).astype(np.float32)).num_env_steps
+    groups = range(len(env.groups))
+
+    def begin(group: int) -> None:
+        actions = generator.uniform(-1, 1, shape).astype(np.float32)
+        env.begin(group, actions[env.groups[group]])
+
+    def step() -> int:
+        count = 0
+        for group in groups:
+            count += env.finish(group).num_env_steps
+            begin(group)
+        return count
+
+    for group in groups:
+        begin(group)
+    return step
 
 
 def limit_steps(task: dict) -> Callable[[], int]:

@@ -88,6 +88,8 @@ def states() -> list[Contestant]:
         Contestant("marlcore, two processes", {"kind": "ours", "config": {}}, num_processes=2),
         Contestant("marlcore, 2 workers x 1", {**vector, "num_envs": 2}),
         Contestant("marlcore, 2 workers x 4", {**vector, "num_envs": 8}),
+        Contestant("marlcore, 2 groups x 1", {**vector, "num_envs": 2, "num_groups": 2}),
+        Contestant("marlcore, 2 groups x 4", {**vector, "num_envs": 8, "num_groups": 2}),
     ]
     if python := _report.peer_python("sb3"):
         task = {"num_envs": 2}
@@ -116,8 +118,8 @@ def pictures() -> list[Contestant]:
             num_processes=2,
         ),
         Contestant(
-            "marlcore lite, 224 px, 2 workers x 1",
-            {"kind": "vector", "config": config, "num_workers": 2, "num_envs": 2},
+            "marlcore lite, 224 px, 2 groups x 1",
+            {"kind": "vector", "config": config, "num_workers": 2, "num_envs": 2, "num_groups": 2},
         ),
     ]
     return found
@@ -144,7 +146,7 @@ def compare(contestants: Sequence[Contestant], *, rounds: int, seconds: float) -
         )
         cpu_ms = statistics.median(cpu for _, cpu in found)
         rate = statistics.median(rate for rate, _ in found)
-        is_alone = not any(word in name for word in ("2 workers", " x 2"))
+        is_alone = not any(word in name for word in ("2 workers", "2 groups", " x 2"))
         rows.append([name, f"{rate:.0f}", f"{cpu_ms:.2f}" if is_alone else "-", f"{ratio:.2f}"])
     return rows
 

@@ -69,11 +69,17 @@ def robosuite_steps(task: dict) -> Callable[[], int]:
     return step
 
 
-def our_steps(task: dict) -> Callable[[], int]:
+def config_of(task: dict):
     from marlcore.config import PegInHoleConfig
+
+    values = {"max_episode_steps": HORIZON, "reward": "dense", **task["config"]}
+    return PegInHoleConfig.model_validate_json(json.dumps(values))
+
+
+def our_steps(task: dict) -> Callable[[], int]:
     from marlcore.envs import make_decision_env
 
-    config = PegInHoleConfig(**{"max_episode_steps": HORIZON, "reward": "dense", **task["config"]})
+    config = config_of(task)
     env = make_decision_env(config, seed=0, index=0)
     generator = np.random.default_rng(0)
     number = 0
@@ -92,10 +98,9 @@ def our_steps(task: dict) -> Callable[[], int]:
 
 
 def vector_steps(task: dict) -> Callable[[], int]:
-    from marlcore.config import PegInHoleConfig
     from marlcore.envs import make_vector_env
 
-    config = PegInHoleConfig(**{"max_episode_steps": HORIZON, "reward": "dense", **task["config"]})
+    config = config_of(task)
     num_envs = task["num_envs"]
     env = make_vector_env(
         config,
@@ -151,7 +156,9 @@ def limit_steps(task: dict) -> Callable[[], int]:
 def wrapped():
     from robosuite.wrappers import GymWrapper
 
-    return GymWrapper(make_robosuite([], 84))
+    env = GymWrapper(make_robosuite([], 84))
+    env.metadata = {"render_modes": []}  # robosuite's None is not what gymnasium expects
+    return env
 
 
 def sb3_steps(task: dict) -> Callable[[], int]:

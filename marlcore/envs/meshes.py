@@ -57,10 +57,10 @@ def merge(vertices: Floats, faces: Indices, cell_m: float = CELL_M) -> tuple[Flo
     cells = np.floor((vertices - vertices.min(axis=0)) / cell_m).astype(np.int64)
     width = int(cells.max()) + 1
     numbers = (cells[:, 0] * width + cells[:, 1]) * width + cells[:, 2]
-    cluster: Indices = np.unique(numbers, return_inverse=True)[1]
-    sizes = np.bincount(cluster)
-    means = [np.bincount(cluster, vertices[:, axis]) / sizes for axis in range(3)]
-    corners = cast(Indices, cluster[faces])
+    _, inverse = cast(tuple[Indices, Indices], np.unique(numbers, return_inverse=True))
+    sizes = np.bincount(inverse)
+    means = [np.bincount(inverse, vertices[:, axis]) / sizes for axis in range(3)]
+    corners = inverse[faces]
     is_face = (np.diff(np.sort(corners, axis=1), axis=1) > 0).all(axis=1)
     corners = corners[is_face]
     first = cast(

@@ -161,30 +161,20 @@ def wrapped():
     return env
 
 
-def sb3_steps(task: dict) -> Callable[[], int]:
-    from stable_baselines3.common.vec_env import SubprocVecEnv
+def peer_steps(task: dict) -> Callable[[], int]:
+    if task["kind"] == "sb3":
+        from stable_baselines3.common.vec_env import SubprocVecEnv as Peer
+    else:
+        from gymnasium.vector import AsyncVectorEnv as Peer
 
-    env = SubprocVecEnv([wrapped] * task["num_envs"])
+    num_envs = task["num_envs"]
+    env = Peer([wrapped] * num_envs)
     env.reset()
     generator = np.random.default_rng(0)
 
     def step() -> int:
-        env.step(generator.uniform(-1, 1, (task["num_envs"], NUM_ACTIONS)))
-        return task["num_envs"]
-
-    return step
-
-
-def gymnasium_steps(task: dict) -> Callable[[], int]:
-    from gymnasium.vector import AsyncVectorEnv
-
-    env = AsyncVectorEnv([wrapped] * task["num_envs"])
-    env.reset()
-    generator = np.random.default_rng(0)
-
-    def step() -> int:
-        env.step(generator.uniform(-1, 1, (task["num_envs"], NUM_ACTIONS)))
-        return task["num_envs"]
+        env.step(generator.uniform(-1, 1, (num_envs, NUM_ACTIONS)))
+        return num_envs
 
     return step
 
@@ -194,8 +184,8 @@ KINDS = {
     "vector": vector_steps,
     "robosuite": robosuite_steps,
     "limit": limit_steps,
-    "sb3": sb3_steps,
-    "gymnasium": gymnasium_steps,
+    "sb3": peer_steps,
+    "gymnasium": peer_steps,
 }
 
 

@@ -25,6 +25,8 @@ from marlcore.durable import read_lines
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
 _LEAST_FREE_GIB = 2.0
+_SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")
+"""In the names of Mesa's renderers that use the CPU."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,26 @@ def _packages() -> Iterator[Finding]:
         yield Finding(OK, f"packages: all {len(wanted)} as in {LOCK}")
 
 
-def _libraries() -> Iterator[Finding]:
+def _rendering() -> Iterator[Finding]:
     missing = [name for name in ("EGL", "GL", "gthread-2.0") if not ctypes.util.find_library(name)]
     if missing:
         advice = "apt-get install -y --no-install-recommends libegl1 libgl1 libglib2.0-0"
         yield Finding(
             WRONG, f"system libraries missing for rendering: {', '.join(missing)}", advice
         )
+        return
+    from marlcore.envs.simulator import what_draws  # imports robosuite, which takes seconds
+
+    try:
+        found = what_draws()
+    except (ImportError, AttributeError, RuntimeError) as error:
+        yield Finding(WRONG, f"no pictures can be made: {error}", "try MUJOCO_GL=egl or osmesa")
+        return
+    if any(name in found.lower() for name in _SOFTWARE):
+        advice = "env.render_quality=fast or lite makes pictures 4 or 15 times as fast"
+        yield Finding(NOTE, f"pictures are made in software ({found})", advice)
     else:
-        yield Finding(OK, "system libraries for rendering")
+        yield Finding(OK, f"pictures are made by {found}")
 
 
 def existing(path: Path) -> Path:
@@ -200,4 +213,4 @@ def _gpu() -> Iterator[Finding]:
         yield Finding(WRONG, f"torch {torch.__version__} does not see the GPU", advice)
 
 
-CHECKS = (_packages, _libraries, _gpu, check_runs, _records, _database, _browser, _wandb)
+CHECKS = (_packages, _rendering, _gpu, check_runs, _records, _database, _browser, _wandb)

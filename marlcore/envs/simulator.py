@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from marlcore.config import PegInHoleConfig
-from marlcore.envs.rendering import nearest
+from marlcore.envs.rendering import Views, nearest
 
 Sensor = Any
 """Reads one observable: sensor(values read before it) -> value; `__modality__` is its group."""
@@ -74,6 +74,22 @@ def _loads(library: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def what_draws() -> str:
+    """Draw something with robosuite's way to OpenGL and return by what; see Views.renderer.
+
+    Raises:
+        ImportError: libraries are missing.
+    """
+    import_robosuite()
+    mujoco: Any = importlib.import_module("mujoco")
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    views = Views(model, mujoco.MjData(model), max_height=16, max_width=16)
+    try:
+        return views.renderer()
+    finally:
+        views.close()
 
 
 def make_simulator(config: PegInHoleConfig, *, seed: int) -> Any:

@@ -282,6 +282,7 @@ def test_doctor_tells_of_damage_and_what_to_do(three: Path, marl: Call) -> None:
     (damage,) = [f for f in findings if "damaged" in f["what"]]
     assert (damage["state"], "(5)" in damage["what"]) == ("WRONG", True)
     assert all(f["advice"] for f in findings if f["state"] == "WRONG")
+    assert any("pictures are made" in f["what"] for f in findings)
 
 
 def test_a_listing_can_be_cut_short(three: Path) -> None:

@@ -19,6 +19,8 @@ Indices = NDArray[np.int64]
 
 CELL_M = 0.025
 """Edge of a cell: a 200th of the width of a picture 2.5 m away, about a pixel of 224."""
+_CELLS = 3
+"""Cells along a mesh's longest side, at least: screws and buttons of robots have many faces."""
 _SMOOTH = 0.7
 """Cosine of the angle between a face and a corner's normal above which the corner is round."""
 
@@ -31,7 +33,9 @@ def coarse_model(model: Any) -> Any:
     coarse = copy.copy(model)
     for mesh in range(model.nmesh):
         faces = _part(model, mesh, "face").astype(np.int64)
-        merged, kept = merge(_part(model, mesh, "vert"), faces)
+        vertices = _part(model, mesh, "vert")
+        longest = float(np.ptp(vertices, axis=0).max())
+        merged, kept = merge(vertices, faces, min(CELL_M, longest / _CELLS))
         if not 4 <= len(kept) < len(faces):
             continue
         normals, corners = shade(merged, kept)
@@ -46,7 +50,7 @@ def coarse_model(model: Any) -> Any:
     return coarse
 
 
-def merge(vertices: Floats, faces: Indices, cell_m: float = CELL_M) -> tuple[Floats, Indices]:
+def merge(vertices: Floats, faces: Indices, cell_m: float) -> tuple[Floats, Indices]:
     """Merge the vertices of each cell; returns them [W, 3], and the faces that are left [G, 3].
 
     Args:
@@ -59,7 +63,7 @@ def merge(vertices: Floats, faces: Indices, cell_m: float = CELL_M) -> tuple[Flo
     numbers = (cells[:, 0] * width + cells[:, 1]) * width + cells[:, 2]
     _, inverse = cast(tuple[Indices, Indices], np.unique(numbers, return_inverse=True))
     sizes = np.bincount(inverse)
-    means = [np.bincount(inverse, vertices[:, axis]) / sizes for axis in range(3)]
+    merged = np.stack([np.bincount(inverse, column) / sizes for column in vertices.T], axis=1)
     corners = inverse[faces]
     is_face = (np.diff(np.sort(corners, axis=1), axis=1) > 0).all(axis=1)
     corners = corners[is_face]
@@ -68,7 +72,7 @@ def merge(vertices: Floats, faces: Indices, cell_m: float = CELL_M) -> tuple[Flo
     )  # the same face, wherever it begins, once
     order = cast(Indices, (first + np.arange(3)) % 3)
     corners = np.take_along_axis(corners, order, axis=1)
-    return np.stack(means, axis=1).astype(np.float32), np.unique(corners, axis=0)
+    return merged.astype(np.float32), np.unique(corners, axis=0)
 
 
 def shade(vertices: Floats, faces: Indices) -> tuple[Floats, Indices]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from marlcore.config import EnvConfig
 from marlcore.envs.batch import State, copied, join_states, split_states, vector_step, write_actions
 from marlcore.envs.channel import LOAD, RENDER, RESET, SAVE, STEP, Arrays, Message
-from marlcore.envs.group import buffer_size, make_buffers
+from marlcore.envs.group import Buffers, buffer_size, make_buffers
 from marlcore.envs.local import LocalVectorEnv
 from marlcore.envs.protocol import EnvSpec, Observation, VectorEnv, VectorStep
 from marlcore.envs.workers import Worker, WorkerFailure
@@ -108,14 +108,16 @@ class WorkerVectorEnv:
                         timeout_s=worker_timeout_s,
                     )
                 )
-            groups = itertools.pairwise(_bounds(num_workers, min(num_groups, num_workers)))
-            self._groups = [self._workers[first:last] for first, last in groups]
+            bounds = itertools.pairwise(_bounds(num_workers, min(num_groups, num_workers)))
+            self._groups = [self._workers[first:last] for first, last in bounds]
+            self._rows = tuple(slice(g[0].rows.start, g[-1].rows.stop) for g in self._groups)
             self._spec = self._specs()
             self._size = buffer_size(self._spec, num_envs)
             self._descriptor = _nameless_file(self._size)
             memory = memoryview(mmap.mmap(self._descriptor, self._size))
             self._buffers = make_buffers(self._spec, num_envs, memory)
             self._buffers.episode_number[:] = -1
+            self._parts = [self._buffers.part(rows) for rows in self._rows]
             for worker in self._workers:
                 worker.attach(self._descriptor, self._size, num_envs)
         except BaseException:
@@ -135,7 +137,7 @@ class WorkerVectorEnv:
     @property
     def groups(self) -> tuple[slice, ...]:
         """Rows of the workers of each group."""
-        return tuple(slice(g[0].rows.start, g[-1].rows.stop) for g in self._groups)
+        return self._rows
 
     @property
     def worker_ids(self) -> tuple[int, ...]:
@@ -150,12 +152,12 @@ class WorkerVectorEnv:
 
     def begin(self, group: int, actions: NDArray[np.generic]) -> None:
         """Have a group run one decision. actions: its rows of [E, N, K, D], unclipped."""
-        write_actions(self._buffers.part(self.groups[group]), self._spec, actions)
+        write_actions(self._parts[group], self._spec, actions)
         self._send_step(group)
 
     def finish(self, group: int) -> VectorStep:
         """Wait until a group has run its decision; its rows."""
-        return self._finish([group], self.groups[group])
+        return self._finish([group], self._rows[group], self._parts[group])
 
     def step(self, actions: NDArray[np.generic]) -> VectorStep:
         """Run one decision everywhere. actions: [E, N, K, D], unclipped."""
@@ -163,7 +165,7 @@ class WorkerVectorEnv:
         groups = range(len(self._groups))
         for group in groups:
             self._send_step(group)
-        return self._finish(groups, slice(0, self._num_envs))
+        return self._finish(groups, slice(0, self._num_envs), self._buffers)
 
     def _send_step(self, group: int) -> None:
         """Have the workers of a group step, but those that have begun new episodes."""
@@ -172,13 +174,13 @@ class WorkerVectorEnv:
         for worker in workers:
             worker.send(Message(STEP))
 
-    def _finish(self, groups: Sequence[int], rows: slice) -> VectorStep:
+    def _finish(self, groups: Sequence[int], rows: slice, buffers: Buffers) -> VectorStep:
         self._answers(STEP, [w for group in groups for w in self._stepping.pop(group)])
         discarded = self._lost[rows].copy()
         self._lost[rows] = False
         num_failures, self._num_failures = self._num_failures, 0
         return vector_step(
-            self._buffers.part(rows),
+            buffers,
             discarded=discarded,
             first_index=self._first_index + rows.start,
             num_worker_failures=num_failures,

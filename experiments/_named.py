@@ -9,7 +9,7 @@ from typing import Any
 
 Values = dict[str, Any]
 
-QUICKSTART: Values = {
+TWO_ARM_STATE: Values = {
     "env": {
         "kind": "peg_in_hole",
         "observations": "state",
@@ -26,14 +26,30 @@ QUICKSTART: Values = {
         "target_kl": 0.03,
     },
     "training": {
-        "num_envs": 2,
-        "num_steps_per_rollout": 1000,
-        "total_timesteps": 150_000,
-        "stop_success_rate": 1.0,
-        "stop_window": 20,
+        "num_envs": 8,
+        "num_env_groups": 2,
+        "num_steps_per_rollout": 250,
+        "total_timesteps": 140_000,
+        "num_eval_episodes": 100,
     },
 }
-"""Two arms learn to put the peg into the hole from state, in minutes on a CPU."""
+"""Two arms learn to put the peg into the hole from state and hold it there, within three minutes.
+
+Eight environments of 250 decisions, not two of 1000: the policy decides for four at once while the
+other four step.
+"""
+
+QUICKSTART: Values = {
+    **TWO_ARM_STATE,
+    "training": {
+        **TWO_ARM_STATE["training"],
+        "total_timesteps": 200_000,
+        "stop_success_rate": 1.0,
+        "stop_window": 20,
+        "num_eval_episodes": 20,
+    },
+}
+"""The same, ended as soon as 20 episodes in a row succeed."""
 
 TWO_ARM: Values = {
     "env": {
@@ -198,6 +214,7 @@ SIMPLE_SPREAD: Values = {
 
 COMMON: dict[str, Values] = {
     "quickstart": QUICKSTART,
+    "two_arm_state": TWO_ARM_STATE,
     "two_arm": TWO_ARM,
     "openvla_7b": OPENVLA_7B,
     "openvla_tiny": OPENVLA_TINY,
@@ -207,6 +224,7 @@ COMMON: dict[str, Values] = {
 
 MEANINGS: dict[str, str] = {
     "quickstart": "two arms learn peg-in-hole from state, staged reward, minutes on a CPU",
+    "two_arm_state": "the same, trained on until the peg is held, for comparisons",
     "two_arm": "peg-in-hole with the settings of earlier work: dense reward, chunks of 4",
     "openvla_7b": "peg-in-hole with two OpenVLA-OFT agents (fetches 15 GB from the hub once)",
     "openvla_tiny": "the same code with a small random checkpoint, minutes on a CPU",

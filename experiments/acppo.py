@@ -18,24 +18,16 @@ from experiments import _named
 from experiments._experiment import Script, commandline
 from marlcore.config import ACPPOConfig
 
+# A decision is then discounted as MAPPO's 0.99 and 0.95 do it.
+_LIKE_MAPPO = {"algorithm": {"gamma_prime": None, "lambda_prime": 0.975}}
+
 SCRIPT = Script(
     doc=__doc__ or "",
     algorithm=ACPPOConfig(),
     named={
         **_named.COMMON,
-        # A decision is then discounted as MAPPO's 0.99 and 0.95 do it.
-        "quickstart": _named.merged(
-            _named.QUICKSTART,
-            {
-                "algorithm": {
-                    "gamma_prime": None,
-                    "lambda_prime": 0.975,
-                    "actor_lr": 5e-4,
-                    "critic_lr": 5e-4,
-                    "num_epochs": 10,
-                }
-            },
-        ),
+        "quickstart": _named.merged(_named.QUICKSTART, _LIKE_MAPPO),
+        "two_arm_state": _named.merged(_named.TWO_ARM_STATE, _LIKE_MAPPO),
         "two_arm": _named.merged(
             _named.TWO_ARM, {"algorithm": {"gamma_prime": 0.99, "lambda_prime": 0.95}}
         ),

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     pages = [Path(base + ".html"), Path(base + ".png")]
     write_html(comparison, pages[0])
-    write_png(comparison, pages[1])
+    write_png([comparison], pages[1])
     print(f"\ncurves: {pages[0]}, {pages[1]}")
     return 0
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.tracking.groups import group_configs, identity, plain, text_of
+from experiments.tracking.groups import Part, group_configs, identity, labelled, plain, text_of
 from experiments.tracking.scores import final_score
 from experiments.tracking.view import RunView, Series, flat
 from marlcore import config_keys, metrics
@@ -116,6 +116,10 @@ class Comparison:
     warnings: tuple[str, ...]
     seed: int
     """Of the bootstrap."""
+    title: str = ""
+    """Of the picture; empty: the metric and the number of runs."""
+    axis: str = "environment steps"
+    """What `steps` are."""
     level: float = LEVEL
     num_resamples: int = NUM_RESAMPLES
 
@@ -130,6 +134,7 @@ def compare(
     *,
     metric: str | None = None,
     by: Sequence[str] = (),
+    labels: Sequence[str] | None = None,
     seed: int = 0,
     num_points: int = 200,
 ) -> Comparison:
@@ -139,19 +144,24 @@ def compare(
         runs: a run that is named twice counts once.
         metric: None takes the first of DEFAULT_METRICS that every run has.
         by: config keys, whole or their last parts, that alone make the groups.
+        labels: of each run the group that it belongs to, in place of what its configuration says.
         seed: of the bootstrap.
         num_points: of the grid; the ends of every group's range are added to them.
 
     Raises:
         ConfigError: no run, no such key, or a run lacks the metric.
     """
-    runs = list({view.id: (view, series) for view, series in runs}.values())
+    if labels is None:
+        runs = list({view.id: (view, series) for view, series in runs}.values())
     if not runs:
         raise ConfigError("no run to compare; name at least one")
     metric = choose_metric(runs, metric)
     views = [view for view, _ in runs]
     points = [finite_points(series[metric]) for _, series in runs]
-    parts = group_configs([view.config for view in views], by)
+    if labels is None:
+        parts = group_configs([view.config for view in views], by)
+    else:
+        parts = labelled(labels)
     ranges = [_shared_range([points[i] for i in part.places]) for part in parts]
     grid = _grid(points, ranges, num_points)
     members = [_member(view, *own, grid) for view, own in zip(views, points, strict=True)]

@@ -54,6 +54,14 @@ def group_configs(configs: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) 
     return list(parts.values())
 
 
+def labelled(labels: Sequence[str]) -> list[Part]:
+    """Groups by labels that are given, in the order of their first places."""
+    return [
+        Part(label, {}, tuple(place for place, other in enumerate(labels) if other == label))
+        for label in dict.fromkeys(labels)
+    ]
+
+
 def resolve_key(text: str, known: Sequence[str]) -> str:
     """The config key that is `text`, or alone ends in it."""
     found = [key for key in known if key == text] or [k for k in known if k.endswith("." + text)]

@@ -10,7 +10,7 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; max-width: 1150px;
 h1 { font-size: 1.4em; margin-bottom: 0; } h2 { font-size: 1.1em; margin-top: 2em; }
 table { border-collapse: collapse; } th, td { text-align: left; vertical-align: top;
         padding: .35em 1.2em .35em 0; border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
-td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+th { overflow-wrap: normal; } td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .swatch { display: inline-block; width: 1.6em; height: .25em; vertical-align: .25em;
           margin-right: .5em; }
 .warning { background: #fff4d6; border-left: 4px solid #E69F00; padding: .3em .8em;

@@ -25,11 +25,10 @@ _DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
 """Of matplotlib and of plotly."""
 _LEGEND_CHARS = 60
 _BAND_ALPHA = 0.16
-_STEPS = "environment steps"
 
 
-def write_png(comparison: Comparison, path: Path) -> None:
-    """Write the curves as a picture.
+def write_png(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write the curves as a picture, a panel each; all of the same groups.
 
     Raises:
         ConfigError: matplotlib is missing, or the path cannot be written to.
@@ -40,17 +39,14 @@ def write_png(comparison: Comparison, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("a PNG needs matplotlib; pip install matplotlib") from None
-    height = 5.4 + 0.12 * len(comparison.groups)
-    figure = Figure(figsize=(9.0, height), dpi=150, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
-    handles = [_draw(axes, group, *_style(i)) for i, group in enumerate(comparison.groups)]
-    labels = [_short(f"{group.label} ({group.size})") for group in comparison.groups]
-    axes.set_title(_title(comparison), parse_math=False, loc="left", fontsize=12)
-    axes.set_xlabel(_STEPS)
-    axes.set_ylabel(_axis(comparison), parse_math=False)
-    axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    groups = comparisons[0].groups
+    size = (9.0 if len(comparisons) == 1 else 6.0 * len(comparisons), 5.4 + 0.12 * len(groups))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    canvas, panels = FigureCanvasAgg(figure), figure.subplots(1, len(comparisons), squeeze=False)
+    handles: list[Any] = []
+    for axes, comparison in zip(panels[0], comparisons, strict=True):
+        handles = _panel(axes, comparison)
+    labels = [_short(f"{group.label} ({group.size})") for group in groups]
     columns = 2 if max(map(len, labels)) < 45 else 1
     place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     legend = figure.legend(handles, labels, **place)
@@ -61,6 +57,18 @@ def write_png(comparison: Comparison, path: Path) -> None:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
         canvas.print_png(picture)
     write_whole(path, picture.getvalue())
+
+
+def _panel(axes: Any, comparison: Comparison) -> list[Any]:
+    """Draw a comparison; returns what stands for its groups in the legend."""
+    handles = [_draw(axes, group, *_style(i)) for i, group in enumerate(comparison.groups)]
+    axes.set_title(_title(comparison), parse_math=False, loc="left", fontsize=12)
+    axes.set_xlabel(comparison.axis, parse_math=False)
+    axes.set_ylabel(_axis(comparison), parse_math=False)
+    axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return handles
 
 
 def _draw(axes: Any, group: Group, colour: str, dash: tuple[str, str]) -> Any:
@@ -94,6 +102,8 @@ def _short(text: str) -> str:
 
 
 def _title(comparison: Comparison) -> str:
+    if comparison.title:
+        return comparison.title
     runs = sum(len(group.members) for group in comparison.groups)
     return f"{comparison.metric} of {runs} run" + "s" * (runs > 1)
 
@@ -121,16 +131,16 @@ def write_html(comparison: Comparison, path: Path) -> None:
     body = [
         f"<h1>{title}</h1>",
         f"<p>{escape(comparison.meaning)}</p>" if comparison.meaning else "",
-        _warnings(comparison.warnings),
-        _chart(comparison),
-        _group_table(comparison),
-        _pair_table(comparison),
-        f"<footer>{escape(_method(comparison))}</footer>",
+        warning_boxes(comparison.warnings),
+        chart(comparison),
+        group_table(comparison),
+        pair_table(comparison),
+        f"<footer>{escape(method(comparison))}</footer>",
     ]
     write_whole(path, page.page(title, body))
 
 
-def _warnings(texts: Sequence[str]) -> str:
+def warning_boxes(texts: Sequence[str]) -> str:
     """Each in a box; many of them folded."""
     boxes = "\n".join(f'<p class="warning">{escape(text)}</p>' for text in texts)
     if len(texts) <= _SHOWN_WARNINGS:
@@ -141,7 +151,14 @@ def _warnings(texts: Sequence[str]) -> str:
 _SHOWN_WARNINGS = 3
 
 
-def _chart(comparison: Comparison) -> str:
+def chart(comparison: Comparison, *, name: str = "chart", is_first: bool = True) -> str:
+    """The curves as interactive HTML.
+
+    Args:
+        comparison: what to draw.
+        name: unique on its page.
+        is_first: on its page; further ones use the script that it brings.
+    """
     try:
         import plotly.graph_objects as go
     except ImportError:
@@ -157,16 +174,16 @@ def _chart(comparison: Comparison) -> str:
         margin={"l": 70, "r": 20, "t": 30, "b": 60},
         hovermode="closest",
         legend={"orientation": "h", "y": -0.15, "yanchor": "top", "x": 0},
-        xaxis={"title": {"text": _STEPS}, **grid},
+        xaxis={"title": {"text": escape(comparison.axis)}, **grid},
         yaxis={"title": {"text": escape(comparison.metric)}, **grid},
     )
-    chart: str = figure.to_html(
+    html: str = figure.to_html(
         full_html=False,
-        include_plotlyjs=True,
-        div_id="chart",  # not a random one: the same comparison is the same page
+        include_plotlyjs=is_first,
+        div_id=name,  # not a random one: the same comparison is the same page
         config=page.CHART,
     )
-    return chart
+    return html
 
 
 def _traces(group: Group, colour: str, dash: tuple[str, str]) -> Iterator[dict[str, Any]]:
@@ -181,7 +198,7 @@ def _traces(group: Group, colour: str, dash: tuple[str, str]) -> Iterator[dict[s
             "line": {"color": colour, "width": 1},
             "opacity": 0.35,
             "showlegend": False,
-            "hovertemplate": f"{_hover(member)}<br>{label}<br>%{{y:.4g}} at %{{x:,}} steps"
+            "hovertemplate": f"{_hover(member)}<br>{label}<br>%{{y:.4g}} at %{{x:,}}"
             "<extra></extra>",
         }
     if group.low is not None and group.high is not None:
@@ -209,7 +226,7 @@ def _traces(group: Group, colour: str, dash: tuple[str, str]) -> Iterator[dict[s
         "text": texts,
         **bars,
         "line": {"color": colour, "width": 3, "dash": dash[1]},
-        "hovertemplate": f"{label}<br>IQM %{{y:.4g}}%{{text}} at %{{x:,}} steps<extra></extra>",
+        "hovertemplate": f"{label}<br>IQM %{{y:.4g}}%{{text}} at %{{x:,}}<extra></extra>",
     }
 
 
@@ -223,7 +240,8 @@ def _faint(colour: str) -> str:
     return f"rgba({red}, {green}, {blue}, {_BAND_ALPHA})"
 
 
-def _group_table(comparison: Comparison) -> str:
+def group_table(comparison: Comparison) -> str:
+    """Final scores, as HTML."""
     rows: list[Sequence[str]] = []
     for index, group in enumerate(comparison.groups):
         swatch = f'<span class="swatch" style="background:{_style(index)[0]}"></span>'
@@ -239,7 +257,8 @@ def _group_table(comparison: Comparison) -> str:
     return "<h2>Final scores</h2>\n" + page.table(heads, rows)
 
 
-def _pair_table(comparison: Comparison) -> str:
+def pair_table(comparison: Comparison) -> str:
+    """Probabilities of improvement, as HTML; empty for one group."""
     if not comparison.pairs:
         return ""
     rows = [
@@ -250,7 +269,8 @@ def _pair_table(comparison: Comparison) -> str:
     return "<h2>Probability of improvement</h2>\n" + page.table(heads, rows)
 
 
-def _method(comparison: Comparison) -> str:
+def method(comparison: Comparison) -> str:
+    """How curves, scores and intervals come about."""
     return (
         "Thick lines: inter-quartile mean over runs (IQM), with points of a run joined by straight "
         "lines inside the range of env steps that all runs of a group cover. Bands and brackets: "

@@ -110,7 +110,7 @@ def test_no_text_of_a_user_becomes_markup(tmp_path: Path) -> None:
 def test_foreign_letters_and_broken_ones_are_written(tmp_path: Path) -> None:
     odd = comparison(group(FOREIGN, member(FOREIGN, 0)), group("b\ud800", member("x\ud800", 1)))
     assert FOREIGN in html(odd, tmp_path)
-    write_png(comparison(group(FOREIGN, member(FOREIGN, 0))), tmp_path / "c.png")
+    write_png([comparison(group(FOREIGN, member(FOREIGN, 0)))], tmp_path / "c.png")
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -120,7 +120,7 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_a_picture_is_large_enough_for_a_page(tmp_path: Path) -> None:
-    write_png(TWO, tmp_path / "c.png")
+    write_png([TWO], tmp_path / "c.png")
     width, height = png_size(tmp_path / "c.png")
     assert width >= 1200 and height >= 700
 
@@ -137,7 +137,7 @@ def test_a_picture_is_large_enough_for_a_page(tmp_path: Path) -> None:
     ids=["one seed", "one point", "no curve", "odd labels", "thirty groups"],
 )
 def test_odd_comparisons_are_drawn(result: Comparison, tmp_path: Path) -> None:
-    write_png(result, tmp_path / "c.png")
+    write_png([result], tmp_path / "c.png")
     write_html(result, tmp_path / "c.html")
     assert png_size(tmp_path / "c.png")[0] > 0
 
@@ -145,10 +145,10 @@ def test_odd_comparisons_are_drawn(result: Comparison, tmp_path: Path) -> None:
 def test_a_file_that_exists_is_replaced_and_a_bad_place_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.png"
     path.write_text("old")
-    write_png(TWO, path)
+    write_png([TWO], path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [path]
-    for write in (write_png, write_html):
+    for write in (lambda one, path: write_png([one], path), write_html):
         with pytest.raises(ConfigError, match="there is no directory"):
             write(TWO, tmp_path / "no" / "c.png")
         with pytest.raises(ConfigError, match="is no file"):

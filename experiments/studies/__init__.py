@@ -1,0 +1,1 @@
+"""Studies: algorithms, environments and seeds that one file names, run and compared."""

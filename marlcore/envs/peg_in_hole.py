@@ -30,6 +30,8 @@ from marlcore.envs.simulator import Sensor, make_simulator, names_of, redraw_peg
 if TYPE_CHECKING:
     from marlcore.envs.control import ArmControl
 
+Pose = tuple[NDArray[np.float64], NDArray[np.float64]]
+
 NUM_AGENTS = 2
 RENDER_HEIGHT, RENDER_WIDTH = 480, 640
 
@@ -218,13 +220,23 @@ class PegInHoleEnv:
         success = rewards.is_success(cos=geometry.cos, t=geometry.t, d=geometry.d)
         return self._reward(geometry, success), success
 
+    def bodies(self) -> tuple[Pose, Pose]:
+        """Position [3] in m and rotation [3, 3] of the peg and of the plate, in the world."""
+        peg, hole = (
+            (self._data.xpos[body], self._data.xmat[body].reshape(3, 3)) for body in self._bodies
+        )
+        return peg, hole
+
+    def hand(self, agent: int) -> Pose:
+        """Position [3] of an agent's hand in m, and rotation [3, 3] of the frame of its actions."""
+        controller = self._env.robots[agent].part_controllers[self._env.robots[agent].arms[0]]
+        base = f"{controller.naming_prefix}{controller.part_name}_center"
+        return self._data.site(controller.ref_name).xpos, self._data.site(base).xmat.reshape(3, 3)
+
     def _geometry(self) -> rewards.PegGeometry:
-        peg, hole = self._bodies
+        (peg_pos, peg_mat), (hole_pos, hole_mat) = self.bodies()
         return rewards.peg_geometry(
-            peg_pos=self._data.xpos[peg],
-            peg_mat=self._data.xmat[peg].reshape(3, 3),
-            hole_pos=self._data.xpos[hole],
-            hole_mat=self._data.xmat[hole].reshape(3, 3),
+            peg_pos=peg_pos, peg_mat=peg_mat, hole_pos=hole_pos, hole_mat=hole_mat
         )
 
     def _sense_geometry(self, values: dict[str, Any]) -> float:

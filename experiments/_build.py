@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import torch
 
 from experiments import _stop
 from marlcore import distributed
 from marlcore.algorithms import PPOUpdater, build_algorithm
-from marlcore.checkpoint import CheckpointStore
+from marlcore.checkpoint import CheckpointStore, load_checkpoint
+from marlcore.cloning import CloningUpdater, DemonstrationCollector, Demonstrations
 from marlcore.collector import Collector
 from marlcore.config import ExperimentConfig
 from marlcore.envs import EnvSpec, VectorEnv, make_vector_env
@@ -109,18 +111,14 @@ def build_trainer(
     actions, shuffle = (make_generator(config.seed, name) for name in ("actions", "minibatches"))
     kept = kept_in_a_rollout(config)
     policy = make_policy(config, env.spec, algorithm.needs, shuffle, device, kept)
+    updater = PPOUpdater if training.demonstrations is None else CloningUpdater
     return Trainer(
         config=training,
         policy=policy,
         algorithm=algorithm,
-        updater=PPOUpdater(policy, config.algorithm, shuffle=shuffle),
+        updater=updater(policy, config.algorithm, shuffle=shuffle),
         env=env,
-        collector=Collector(
-            env,
-            num_steps=training.num_steps_per_rollout,
-            noise=NoiseSource(actions),
-            device=device,
-        ),
+        collector=_make_collector(config, env, actions, device),
         generators={"actions": actions, "minibatches": shuffle},
         recorder=recorder,
         store=store,
@@ -130,6 +128,49 @@ def build_trainer(
         stop_requested=_stop.stop_requested,
         time_left=_stop.time_left,
     )
+
+
+def _make_collector(
+    config: ExperimentConfig, env: VectorEnv, actions: torch.Generator, device: torch.device
+) -> Collector | DemonstrationCollector:
+    training = config.training
+    num_steps = training.num_steps_per_rollout
+    if training.demonstrations is None:
+        return Collector(env, num_steps=num_steps, noise=NoiseSource(actions), device=device)
+    source = Demonstrations(
+        Path(training.demonstrations),
+        env.spec,
+        spacing=config.env.executed_length or config.env.num_actions_chunk,
+    )
+    print(
+        f"{training.demonstrations}: {source.num_episodes} episodes, "
+        f"{source.num_decisions:,} decisions"
+    )
+    return DemonstrationCollector(
+        source, env, num_steps=num_steps, generator=actions, device=device
+    )
+
+
+def load_actors(policy: Policy, checkpoint: Path, device: torch.device) -> None:
+    """Give a policy the actors of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or its actors are others.
+    """
+    state = load_checkpoint(checkpoint, device).policy
+    heads = ("actors.", "joint.actors.")
+    actors = {
+        name.split("actors.", 1)[1]: tensor
+        for name, tensor in state.items()
+        if name.startswith(heads)
+    }
+    try:
+        policy.actors.load_state_dict(actors, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"training.start_from: the actors of {checkpoint} do not fit this run; start from one "
+            f"of the same env, policy and algorithm ({' '.join(str(error).split())})"
+        ) from None
 
 
 def make_policy(

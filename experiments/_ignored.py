@@ -80,9 +80,38 @@ def _sees_nothing(config: ExperimentConfig) -> bool:
     )
 
 
+_PPO_ALONE = (
+    "algorithm.gamma",
+    "algorithm.gae_lambda",
+    "algorithm.gamma_prime",
+    "algorithm.lambda_prime",
+    "algorithm.clip_epsilon",
+    "algorithm.entropy_coef",
+    "algorithm.value_coef",
+    "algorithm.critic_lr",
+    "algorithm.num_epochs",
+    "algorithm.recompute_log_probs",
+    "algorithm.target_kl",
+    "algorithm.ratio_level",
+    "algorithm.normalise_advantages",
+    "algorithm.normalise_values",
+    "algorithm.value_clip",
+    "algorithm.huber_delta",
+    "training.num_env_groups",
+    "training.stop_success_rate",
+    "training.stop_window",
+)
+"""What fitting actors to demonstrations does not look at."""
+
 _WANDB = "set logging.wandb=offline or logging.wandb=online"
 
 IGNORED = (
+    Rule(
+        _PPO_ALONE,
+        lambda config: config.training.demonstrations is not None,
+        "training.demonstrations fits the actors, without rewards and without episodes",
+        "leave it out, or train from rewards afterwards (training.start_from)",
+    ),
     Rule(
         ("algorithm.gamma",),
         _discount_is_given,
@@ -203,6 +232,14 @@ IGNORED = (
 )
 
 IMPOSSIBLE = (
+    Rule(
+        (),
+        lambda config: (
+            config.training.demonstrations is not None and config.env.kind != "peg_in_hole"
+        ),
+        "training.demonstrations are of env.kind=peg_in_hole",
+        "leave it out, or take that environment",
+    ),
     Rule(
         (),
         lambda config: (

@@ -19,9 +19,10 @@ TWO_ARM_STATE: Values = {
     },
     "policy": {"kind": "mlp", "hidden_sizes": [128, 128], "critic_hidden_sizes": [128, 128]},
     "algorithm": {
-        "actor_lr": 3e-4,
-        "critic_lr": 3e-4,
-        "num_epochs": 8,
+        "actor_lr": 6e-4,
+        "critic_lr": 6e-4,
+        "lr_decay": True,
+        "num_epochs": 10,
         "num_minibatches": 8,
         "target_kl": 0.03,
     },

@@ -14,9 +14,14 @@ from typing import Any
 import torch
 
 from experiments import _stop
-from experiments._build import build_trainer, choose_device, make_training_environments
+from experiments._build import (
+    build_trainer,
+    choose_device,
+    load_actors,
+    make_training_environments,
+)
 from experiments._evaluation import evaluate_run
-from experiments._rundir import write_config
+from experiments._rundir import find_checkpoint, write_config
 from experiments.recorders import make_recorder
 from experiments.tracking.spool import Spool
 from marlcore import distributed
@@ -75,6 +80,10 @@ def run(
         if resume_from is not None:
             state, saved = _load(resume_from, device)
             trainer.restore(state)
+        elif training.start_from is not None:
+            start = find_checkpoint(training.start_from)
+            load_actors(trainer.policy, start, device)
+            print(f"actors of {start}")
         if spool is not None:  # nothing of the record is touched before the run can go on
             write_config(run_dir, config.model_dump(mode="json"))
             store.clean()

@@ -27,6 +27,11 @@ class TrainingConfig(Section):
     """Seconds after which a silent worker counts as hung and is restarted."""
     num_steps_per_rollout: Count = 1000
     """T: decisions of each environment between two updates."""
+    start_from: Annotated[str, Field(min_length=1)] | None = None
+    """Run or checkpoint whose actors training starts from; null: fresh ones, or pretrained ones."""
+    demonstrations: Annotated[str, Field(min_length=1)] | None = None
+    """Folder of demonstrations (experiments/collect_demos.py) that the actors are fitted to, in
+    place of learning from rewards; null: none."""
     stop_success_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Ends the run early once this share of the newest `stop_window` episodes succeeded; null:
     never."""

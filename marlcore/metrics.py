@@ -31,6 +31,7 @@ MEANINGS: dict[str, str] = {
     "update/grad_norm_actor": "gradient norm of the actors before clipping, mean over steps",
     "update/grad_norm_critic": "gradient norm of the critics before clipping, mean over steps",
     "update/explained_variance": "1 - Var(target - value) / Var(target) before the update",
+    "update/cloning_loss": "L1 distance of mean actions to demonstrated ones, mean",
     "update/belief_kl": "KL(true || predicted) of learned beliefs in nats",
     "update/gamma": "discount of a decision",
     "update/gamma_prime": "discount of a microstep",

@@ -26,6 +26,7 @@ from marlcore.checkpoint import (
     load_optimiser_tensors,
     optimiser_tensors,
 )
+from marlcore.cloning import CloningUpdater, DemonstrationCollector
 from marlcore.collector import Collection, Collector
 from marlcore.config import TrainingConfig
 from marlcore.envs.protocol import Episode, VectorEnv
@@ -83,9 +84,9 @@ class Trainer:
         config: TrainingConfig,
         policy: Policy,
         algorithm: Algorithm,
-        updater: PPOUpdater,
+        updater: PPOUpdater | CloningUpdater,
         env: VectorEnv,
-        collector: Collector,
+        collector: Collector | DemonstrationCollector,
         generators: Mapping[str, torch.Generator],
         recorder: Recorder,
         store: CheckpointStore | None,

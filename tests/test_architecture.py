@@ -34,6 +34,7 @@ FLOORS = {
     "metrics": 1,
     "policies": 2,
     "collector": 3,
+    "cloning": 4,
     "algorithms": 4,
     "checkpoint": 5,
     "evaluation": 5,

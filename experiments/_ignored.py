@@ -97,7 +97,6 @@ _PPO_ALONE = (
     "algorithm.normalise_values",
     "algorithm.value_clip",
     "algorithm.huber_delta",
-    "training.num_env_groups",
     "training.stop_success_rate",
     "training.stop_window",
 )

@@ -38,7 +38,7 @@ from marlcore.durable import write_whole
 from marlcore.evaluation import EvaluationStoppedError
 from marlcore.recording import MemoryRecorder, Recorder
 from marlcore.rendezvous import place
-from marlcore.trainer import Outcome
+from marlcore.trainer import Outcome, Trainer
 
 _VISIBLE_S = 30.0
 """File systems of networks show a new directory with a delay."""
@@ -75,15 +75,7 @@ def run(
         )
         if distributed.is_main():
             print("\n".join(trainer.policy.notes), end="\n" if trainer.policy.notes else "")
-        state, saved = None, None
-        resume_from = distributed.from_main(resume_from)
-        if resume_from is not None:
-            state, saved = _load(resume_from, device)
-            trainer.restore(state)
-        elif training.start_from is not None:
-            start = find_checkpoint(training.start_from)
-            load_actors(trainer.policy, start, device)
-            print(f"actors of {start}")
+        saved = _begin(trainer, config, distributed.from_main(resume_from), device)
         if spool is not None:  # nothing of the record is touched before the run can go on
             write_config(run_dir, config.model_dump(mode="json"))
             store.clean()
@@ -100,13 +92,29 @@ def run(
         env.close()
         result = _describe(outcome, run_dir)
         recorder = trainer.recorder
-        del trainer, state  # the evaluation loads the policy anew: two would not always fit
+        del trainer  # the evaluation loads the policy anew: two would not always fit
         gc.collect()  # adapters and their layers know each other
         if device.type == "cuda":
             torch.cuda.empty_cache()
         if outcome.reason in ("completed", "success") and distributed.is_main():
             result |= _final_evaluation(config, run_dir, recorder, outcome)
     return result
+
+
+def _begin(
+    trainer: Trainer, config: ExperimentConfig, resume_from: Path | None, device: torch.device
+) -> float | None:
+    """Load what training begins with; returns when the checkpoint it goes on from was saved."""
+    if resume_from is not None:
+        state, saved = _load(resume_from, device)
+        trainer.restore(state)
+        return saved
+    if config.training.start_from is not None:
+        start = find_checkpoint(config.training.start_from)
+        load_actors(trainer.policy, start, device)
+        if distributed.is_main():
+            print(f"actors of {start}")
+    return None
 
 
 def _process_group(config: ExperimentConfig, device: torch.device) -> AbstractContextManager[None]:

@@ -186,7 +186,8 @@ class CloningUpdater:
         }
 
     def _step(self, minibatch: Minibatch) -> tuple[float, float]:
-        self.optimiser.zero_grad()
+        for parameter in self._parameters:  # standard deviations have none; Adam keeps all alike
+            parameter.grad = torch.zeros_like(parameter)
         counts = minibatch.executed_length.sum().float()
         count = distributed.sum_over_ranks(counts).clamp(min=1)
         size = self._policy.microbatch_size(minibatch.inputs, self._config.microbatch_size)

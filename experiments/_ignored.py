@@ -36,9 +36,10 @@ def _acppo(config: ExperimentConfig, *ablations: str) -> bool:
     return isinstance(algorithm, ACPPOConfig) and (not ablations or algorithm.ablation in ablations)
 
 
-def _discount_is_given(config: ExperimentConfig) -> bool:
+def _is_given(config: ExperimentConfig, name: str) -> bool:
+    """Whether a key of microsteps is a number, so that it is not derived."""
     chained = _acppo(config, "none", "gae_only")
-    return chained and getattr(config.algorithm, "gamma_prime", None) is not None
+    return chained and getattr(config.algorithm, name, None) is not None
 
 
 def _belief_is_not_learned(config: ExperimentConfig) -> bool:
@@ -113,16 +114,17 @@ IGNORED = (
     ),
     Rule(
         ("algorithm.gamma",),
-        _discount_is_given,
+        lambda config: _is_given(config, "gamma_prime"),
         "algorithm.gamma_prime is a number, which fixes a decision's discount at "
         "gamma_prime ** num_agents",
         "set algorithm.gamma_prime itself, or algorithm.gamma_prime=null to derive it from gamma",
     ),
     Rule(
         ("algorithm.gae_lambda",),
-        lambda config: _acppo(config, "none", "gae_only"),
-        "advantages over microsteps use lambda_prime",
-        "set algorithm.lambda_prime, or algorithm.ablation=belief_only for plain GAE",
+        lambda config: _is_given(config, "lambda_prime"),
+        "advantages over microsteps use algorithm.lambda_prime, which is a number",
+        "set algorithm.lambda_prime itself, or algorithm.lambda_prime=null to derive it from "
+        "gae_lambda",
     ),
     Rule(
         ("algorithm.gamma_prime", "algorithm.lambda_prime"),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments._named_public import PUBLIC
+
 Values = dict[str, Any]
 
 TWO_ARM_STATE: Values = {
@@ -200,19 +202,6 @@ GAMES: dict[str, Values] = {
 }
 """Small games with known solutions, seconds to a minute."""
 
-SIMPLE_SPREAD: Values = {
-    "env": {
-        "kind": "pettingzoo",
-        "factory": "mpe2.simple_spread_v3:parallel_env",
-        "factory_kwargs": {"N": 3, "max_cycles": 25},
-        "max_episode_steps": 25,
-    },
-    "policy": {"share_policy": True, "hidden_sizes": [64, 64], "critic_hidden_sizes": [64, 64]},
-    "algorithm": {"entropy_coef": 0.01, "num_epochs": 10, "num_minibatches": 1},
-    "training": {"num_envs": 16, "num_steps_per_rollout": 125, "total_timesteps": 1_000_000},
-}
-"""Three particles cover three landmarks (PettingZoo's MPE); needs the package mpe2."""
-
 COMMON: dict[str, Values] = {
     "quickstart": QUICKSTART,
     "two_arm_state": TWO_ARM_STATE,
@@ -220,7 +209,7 @@ COMMON: dict[str, Values] = {
     "openvla_7b": OPENVLA_7B,
     "openvla_tiny": OPENVLA_TINY,
     **GAMES,
-    "simple_spread": SIMPLE_SPREAD,
+    **PUBLIC,
 }
 
 MEANINGS: dict[str, str] = {
@@ -236,6 +225,10 @@ MEANINGS: dict[str, str] = {
     "climbing": "game: the best joint action stands beside the worst",
     "penalty": "game: two best joint actions, penalties for mixing them",
     "simple_spread": "PettingZoo's MPE: three particles cover three landmarks (needs mpe2)",
+    "simple_reference": "PettingZoo's MPE: two particles tell each other where to go (needs mpe2)",
+    "mamujoco_cheetah": "MaMuJoCo: HalfCheetah, two agents of three joints (gymnasium-robotics)",
+    "mamujoco_ant": "MaMuJoCo: Ant, four agents of two joints (gymnasium-robotics)",
+    "rware_tiny": "RWARE: four robots in the smallest warehouse (needs rware)",
     "mappo_paper": "the update with the MAPPO paper's numbers (arXiv 2103.01955)",
     "acppo_paper": "the same with gamma_prime = gamma ** (1/N), the paper's choice",
 }

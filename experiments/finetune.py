@@ -31,13 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program(lambda: _finetune(words))
 
 
-def _finetune(words: Sequence[str]) -> int:
+def _parser() -> Parser:
     parser = Parser("python experiments/finetune.py", __doc__)
     parser.add_argument("words", nargs="+", metavar="FOLDER with WORD", help="as of the script")
     parser.add_argument("--script", default="acppo", help="whose actors: acppo, mappo or ippo")
     for option, value in _PASSED.items():
         parser.add_argument(option, metavar=value, help="as of the script")
-    arguments = parser.parse_intermixed_args(words)
+    return parser
+
+
+def _finetune(words: Sequence[str]) -> int:
+    arguments = _parser().parse_intermixed_args(words)
     folder, *rest = arguments.words
     if rest and (rest[0] != "with" or len(rest) == 1):
         raise ConfigError(f"{rest[0]}: write `with` and settings behind the folder")

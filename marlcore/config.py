@@ -251,10 +251,11 @@ class ACPPOConfig(PPOConfig):
     """Which algorithm."""
     gamma_prime: Discount | None = 0.99
     """Discount of a microstep; null: gamma ** (1 / number of agents)."""
-    lambda_prime: Discount = 0.95
-    """lambda of the microstep advantage estimate."""
+    lambda_prime: Discount | None = 0.95
+    """lambda of the microstep advantage estimate; null: gae_lambda ** (1 / number of agents)."""
     gae_lambda: Discount = 0.95
-    """lambda of the plain estimate that ablation=belief_only uses."""
+    """lambda of a decision, from which lambda_prime=null derives that of a microstep; of the plain
+    estimate that ablation=belief_only uses."""
     belief: Literal["estimate", "learned", "oracle"] = "estimate"
     """What an agent knows of earlier agents' actions: their policy on what it can see, a learned
     guess, or the truth."""

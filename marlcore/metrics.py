@@ -35,6 +35,7 @@ MEANINGS: dict[str, str] = {
     "update/belief_kl": "KL(true || predicted) of learned beliefs in nats",
     "update/gamma": "discount of a decision",
     "update/gamma_prime": "discount of a microstep",
+    "update/lambda_prime": "lambda of a microstep",
     "update/decision_discount": "gamma_prime ** N, the discount of a decision that follows",
     "eval/return_mean": "undiscounted team return of the evaluated episodes, mean",
     "eval/return_std": "standard deviation of these returns",

@@ -49,12 +49,22 @@ PER_AGENT = {"update/explained_variance/agent_0", "update/explained_variance/age
 CASES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("mappo", {}, {"update/explained_variance", "update/gamma"}),
     ("ippo", {}, {*PER_AGENT, "update/gamma"}),
-    ("acppo", {}, {*PER_AGENT, "update/gamma_prime", "update/decision_discount"}),
+    (
+        "acppo",
+        {},
+        {*PER_AGENT, "update/gamma_prime", "update/decision_discount", "update/lambda_prime"},
+    ),
     ("acppo", {"ablation": "belief_only"}, {*PER_AGENT, "update/gamma"}),
     (
         "acppo",
         {"belief": "learned"},
-        {*PER_AGENT, "update/gamma_prime", "update/decision_discount", "update/belief_kl"},
+        {
+            *PER_AGENT,
+            "update/gamma_prime",
+            "update/decision_discount",
+            "update/lambda_prime",
+            "update/belief_kl",
+        },
     ),
 ]
 

@@ -63,15 +63,16 @@ class ACPPO:
         return Targets(advantages=advantages, value_targets=advantages + rollout.values)
 
     def resolved(self) -> dict[str, float]:
-        """Return gamma' and the discount of a decision that follows from it."""
+        """Return gamma', the discount of a decision that follows from it, and lambda'."""
         if self._plain_gae is not None:
             return {"gamma": self._plain_gae[0]}
         return {
             "gamma_prime": self._gamma_prime,
             "decision_discount": self._gamma_prime**self._num_agents,
+            "lambda_prime": self._lambda_prime,
         }
 
 
-def resolve_gamma_prime(gamma_prime: float | None, *, gamma: float, num_agents: int) -> float:
-    """Return gamma' as given, or gamma ** (1/N), the papers' choice, where it is null."""
-    return gamma ** (1 / num_agents) if gamma_prime is None else gamma_prime
+def per_microstep(given: float | None, of_decision: float, *, num_agents: int) -> float:
+    """Return gamma' or lambda' as given; null: that of a decision ** (1/N), the papers' choice."""
+    return of_decision ** (1 / num_agents) if given is None else given

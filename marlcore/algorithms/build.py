@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marlcore.algorithms.acppo import ACPPO, resolve_gamma_prime
+from marlcore.algorithms.acppo import ACPPO, per_microstep
 from marlcore.algorithms.ippo import IPPO
 from marlcore.algorithms.mappo import MAPPO
 from marlcore.algorithms.protocol import Algorithm
@@ -28,10 +28,8 @@ def _acppo(config: ACPPOConfig, num_agents: int) -> ACPPO:
             belief_lr=config.belief_lr,
             gradient_into_beliefs=not config.detach_action_dist_grad,
         ),
-        gamma_prime=resolve_gamma_prime(
-            config.gamma_prime, gamma=config.gamma, num_agents=num_agents
-        ),
-        lambda_prime=config.lambda_prime,
+        gamma_prime=per_microstep(config.gamma_prime, config.gamma, num_agents=num_agents),
+        lambda_prime=per_microstep(config.lambda_prime, config.gae_lambda, num_agents=num_agents),
         plain_gae=(config.gamma, config.gae_lambda) if plain else None,
         num_agents=num_agents,
     )

@@ -92,6 +92,8 @@ def kept_in_a_rollout(config: ExperimentConfig) -> Kept:
     env, training = config.env, config.training
     executed = env.executed_length or env.num_actions_chunk
     steps = training.num_steps_per_rollout
+    if training.demonstrations is not None:  # drawn at random, each with a history of its own
+        return Kept(training.num_envs * steps * env.history_length, training.num_envs)
     ends = -(-steps * executed // env.max_episode_steps) + 1
     observations = training.num_envs * (steps + ends + env.history_length)
     return Kept(observations, training.num_envs)

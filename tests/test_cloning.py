@@ -111,6 +111,21 @@ def test_ppo_starts_from_cloned_actors_and_from_no_others(
     assert "nobody" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_openvla_is_fitted_to_pictures_and_ppo_starts_from_it(tmp_path: Path, runs: Path) -> None:
+    folder = tmp_path / "pictures"
+    settings = ["with", "openvla_tiny", "render_quality=lite", "num_eval_episodes=1", "video=false"]
+    long = [*settings, "max_episode_steps=150"]  # the script needs up to a hundred
+    assert collect_demos.main([str(folder), "--episodes", "1", "--hold", "3", *long]) == 0
+    rates = ["total_timesteps=2400", "actor_lr=2e-3", "num_minibatches=2"]
+    assert finetune.main([str(folder), "--id", "vla", *settings, *rates]) == 0
+    found = losses(runs / "vla")
+    assert np.mean(found[-3:]) < 0.4 * found[0]
+    more = ["total_timesteps=160", "start_from=vla"]
+    assert commandline(find_script("acppo"), ["--id", "after", *settings, *more]) == 0
+    assert read_series(runs / "after")["update/policy_loss"].values
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

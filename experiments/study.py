@@ -24,7 +24,7 @@ from experiments import _rundir, _stop
 from experiments._program import Parser, run_program
 from experiments.commands._print import print_table
 from experiments.studies.definition import Study, read_study
-from experiments.studies.running import Place, is_missing, places, run_here, submit
+from experiments.studies.running import Place, is_busy, is_missing, places, run_here, submit
 from marlcore.config_errors import ConfigError
 
 
@@ -59,6 +59,8 @@ def _study(arguments: argparse.Namespace) -> int:
         return 0
     code = 0
     missing = [place for place in found if is_missing(place)]
+    if num_busy := sum(map(is_busy, found)):
+        _say(f"{num_busy} runs go on elsewhere, or wait for a scheduler")
     if missing and not arguments.report:
         if arguments.slurm is not None:
             return submit(study, missing, arguments.slurm, _say)

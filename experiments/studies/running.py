@@ -31,7 +31,6 @@ from marlcore.config_errors import ConfigError, parse_config
 from marlcore.durable import write_whole
 
 _POLL_S = 0.2
-_BUSY = (view.RUNNING, view.QUEUED)
 Say = Callable[[str], None]
 
 
@@ -55,9 +54,14 @@ def places(study: Study) -> list[Place]:
     return [_place(unit) for unit in study.units]
 
 
+def is_busy(place: Place) -> bool:
+    """Whether the run goes on elsewhere, or waits for a scheduler."""
+    return place.status in (view.RUNNING, view.QUEUED)
+
+
 def is_missing(place: Place) -> bool:
     """Whether something is left to do that nobody does."""
-    return place.status != view.COMPLETED and place.status not in _BUSY
+    return place.status != view.COMPLETED and not is_busy(place)
 
 
 def run_here(study: Study, missing: Sequence[Place], num_at_once: int, say: Say) -> int:

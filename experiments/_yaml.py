@@ -57,6 +57,36 @@ _Loader.add_constructor(
 )
 
 
+def find_yaml(text: str, folder: Path, *, what: str) -> Path:
+    """The file that a path, or the name of one in a folder of the project's, means.
+
+    Args:
+        text: of the user.
+        folder: of the project's own files.
+        what: they are, for the message: sweep, study.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(text)
+    for candidate in (path, folder / f"{path.name.removesuffix('.yaml')}.yaml"):
+        is_plain = candidate == path or path.parent.name in ("", folder.name)
+        if candidate.suffix in (".yaml", ".yml") and is_plain and candidate.is_file():
+            return candidate
+    names = yaml_names(folder)
+    near = config_keys.nearest(path.stem, names)
+    meant = f"did you mean {folder.name}/{near}.yaml? " if near else ""
+    raise ConfigError(
+        f"there is no {what} file {show(text)}; {meant}there are {', '.join(names)}; your own is "
+        "a file that ends in .yaml"
+    )
+
+
+def yaml_names(folder: Path) -> list[str]:
+    """The files of a folder, without their ending."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a file.
 

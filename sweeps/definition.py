@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -21,7 +20,7 @@ from pydantic import Field, model_validator
 from experiments._experiment import resolve_command
 from experiments._script import Script, find_script
 from experiments._words import full_name
-from experiments._yaml import convert, read_yaml
+from experiments._yaml import convert, find_yaml, read_yaml, yaml_names
 from experiments.tracking.provenance import ROOT
 from experiments.tracking.view import flat
 from marlcore import config_keys, metrics
@@ -184,26 +183,7 @@ class Definition:
 
 def names() -> list[str]:
     """The sweep files that come with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def find(text: str) -> Path:
-    """The sweep file that a path, or the name of one in sweeps/, means.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    path = Path(text)
-    for candidate in (path, FOLDER / f"{path.name.removesuffix('.yaml')}.yaml"):
-        is_plain = candidate == path or path.parent.name in ("", "sweeps")
-        if candidate.suffix in (".yaml", ".yml") and is_plain and candidate.is_file():
-            return candidate
-    near = config_keys.nearest(path.stem, names())
-    meant = f"did you mean sweeps/{near}.yaml? " if near else ""
-    raise ConfigError(
-        f"there is no sweep file {show(text)}; {meant}there are {', '.join(names())}; your own is "
-        "a file that ends in .yaml"
-    )
+    return yaml_names(FOLDER)
 
 
 def read_file(
@@ -221,7 +201,7 @@ def read_file(
     Raises:
         ConfigError: the file, or what it asks for, is refused.
     """
-    path = find(text)
+    path = find_yaml(text, FOLDER, what="sweep")
     values = {**read_yaml(path), **changes}
     if words:
         given = values.get("with") or []

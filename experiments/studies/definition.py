@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from experiments._experiment import resolve_command
 from experiments._script import Script, find_script
 from experiments._words import full_name
-from experiments._yaml import convert, read_yaml
+from experiments._yaml import convert, find_yaml, read_yaml, yaml_names
 from marlcore import config_keys, metrics
 from marlcore.config_env import Section
 from marlcore.config_errors import ConfigError, show
@@ -110,7 +110,7 @@ class Study:
 
 def names() -> list[str]:
     """The study files that come with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return yaml_names(FOLDER)
 
 
 def read_study(text: str, *, words: Sequence[str] = (), name: str | None = None) -> Study:
@@ -124,7 +124,7 @@ def read_study(text: str, *, words: Sequence[str] = (), name: str | None = None)
     Raises:
         ConfigError: the file, or one of its runs, is refused.
     """
-    path = _find(text)
+    path = find_yaml(text, FOLDER, what="study")
     name = name or path.stem
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -179,17 +179,3 @@ def _key(word: str) -> str:
 def slug(text: str) -> str:
     """A label as a part of a file name."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_")
-
-
-def _find(text: str) -> Path:
-    path = Path(text)
-    for candidate in (path, FOLDER / f"{path.name.removesuffix('.yaml')}.yaml"):
-        is_plain = candidate == path or path.parent.name in ("", "studies")
-        if candidate.suffix in (".yaml", ".yml") and is_plain and candidate.is_file():
-            return candidate
-    near = config_keys.nearest(path.stem, names())
-    meant = f"did you mean {near}? " if near else ""
-    raise ConfigError(
-        f"there is no study file {show(text)}; {meant}there are {', '.join(names())}; your own is "
-        "a file that ends in .yaml"
-    )

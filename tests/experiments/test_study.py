@@ -91,7 +91,7 @@ def test_a_bad_file_is_refused(path: Path, old: str, new: str, message: str) -> 
 
 
 def test_a_wrong_command_line_is_refused(path: Path) -> None:
-    assert "did you mean games?" in study(Path("game"), code=2).replace("sweeps/", "")
+    assert "did you mean studies/games.yaml?" in study(Path("game"), code=2)
     assert "give a number from 1" in study(path, "--workers", "0", code=2)
     assert "write `with`" in study(path, "seed=1", code=2)
     assert "there is nothing to report yet" in study(path, "--report")

@@ -97,7 +97,7 @@ class PegInHoleConfig(EnvSection):
     render_quality: Literal["full", "fast", "lite"] = "full"
     """How the agents' images are drawn: full as robosuite does, pixel for pixel; fast without
     shadows, reflections and multisampling; lite with coarser meshes besides. Without a GPU fast is
-    four times as fast as full, lite fifteen times (docs/ENVIRONMENT.md). Videos are full."""
+    four times as fast as full, lite twenty times (docs/ENVIRONMENT.md). Videos are full."""
     control_hz: Annotated[int, Field(ge=1, le=500)] = 20
     """Control steps a simulated second."""
     backend: Literal["compiled", "robosuite"] = "compiled"

@@ -19,6 +19,7 @@ import numpy as np
 
 from marlcore.envs.osc import Arms, Array, State, quaternion_of
 from marlcore.envs.physics import control_step
+from marlcore.envs.simulator import base_of, controller_of
 
 _NUM_ARM_ACTIONS = 6
 _NO_MASS = np.zeros((0, 0, 0))
@@ -71,7 +72,7 @@ class ArmControl:
         """
         width = self._arms.initial.shape[1]
         self._first_mass = np.zeros((len(self._robots), width, width))
-        for arm, controller in enumerate(map(_controller_of, self._robots)):
+        for arm, controller in enumerate(map(controller_of, self._robots)):
             n = controller.joint_dim
             self._arms.initial[arm, :n] = controller.initial_joint
             self._first_mass[arm, :n, :n] = controller.mass_matrix
@@ -109,7 +110,7 @@ class ArmControl:
 
 
 def _read_arms(robots: Sequence[Any], model: Any) -> Arms:
-    controllers = [_controller_of(robot) for robot in robots]
+    controllers = [controller_of(robot) for robot in robots]
     for robot, controller in zip(robots, controllers, strict=True):
         _check(robot, controller)
     joints = [
@@ -118,7 +119,7 @@ def _read_arms(robots: Sequence[Any], model: Any) -> Arms:
     ]
     num_joints = np.array([addresses.shape[1] for addresses in joints])
     width = int(num_joints.max())
-    bases = np.array([model.site(_base_of(arm)).id for arm in controllers])
+    bases = np.array([model.site(base_of(arm)).id for arm in controllers])
     return Arms(
         joints=np.stack([np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in joints]),
         num_joints=num_joints,
@@ -136,21 +137,11 @@ def _read_arms(robots: Sequence[Any], model: Any) -> Arms:
 def _read_scaling(robots: Sequence[Any]) -> Array:
     """Lowest, highest and central action, motion per action and central motion: [5, A, 6]."""
     rows: list[tuple[Array, ...]] = []
-    for arm in map(_controller_of, robots):
+    for arm in map(controller_of, robots):
         low, high, least, most = arm.input_min, arm.input_max, arm.output_min, arm.output_max
         scale = abs(most - least) / abs(high - low)
         rows.append((low, high, (high + low) / 2.0, scale, (most + least) / 2.0))
     return np.stack(rows, axis=1)
-
-
-def _controller_of(robot: Any) -> Any:
-    """The controller of a robot's arm, made anew by every reset."""
-    return robot.part_controllers[robot.arms[0]]
-
-
-def _base_of(controller: Any) -> str:
-    """The site whose frame robosuite calls the base of an arm."""
-    return f"{controller.naming_prefix}{controller.part_name}_center"
 
 
 def _gripper_actuators(robot: Any) -> list[int] | None:

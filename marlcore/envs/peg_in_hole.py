@@ -25,7 +25,15 @@ from marlcore.envs import observations, rewards
 from marlcore.envs.protocol import ActionSpec, EnvSpec, Observation, StepResult
 from marlcore.envs.quantiles import proprio_quantiles
 from marlcore.envs.rendering import Views, cameras_of_agents, num_shared
-from marlcore.envs.simulator import Sensor, make_simulator, names_of, redraw_peg, take_sensors
+from marlcore.envs.simulator import (
+    Sensor,
+    base_of,
+    controller_of,
+    make_simulator,
+    names_of,
+    redraw_peg,
+    take_sensors,
+)
 
 if TYPE_CHECKING:
     from marlcore.envs.control import ArmControl
@@ -229,9 +237,9 @@ class PegInHoleEnv:
 
     def hand(self, agent: int) -> Pose:
         """Position [3] of an agent's hand in m, and rotation [3, 3] of the frame of its actions."""
-        controller = self._env.robots[agent].part_controllers[self._env.robots[agent].arms[0]]
-        base = f"{controller.naming_prefix}{controller.part_name}_center"
-        return self._data.site(controller.ref_name).xpos, self._data.site(base).xmat.reshape(3, 3)
+        controller = controller_of(self._env.robots[agent])
+        base = self._data.site(base_of(controller))
+        return self._data.site(controller.ref_name).xpos, base.xmat.reshape(3, 3)
 
     def _geometry(self) -> rewards.PegGeometry:
         (peg_pos, peg_mat), (hole_pos, hole_mat) = self.bodies()

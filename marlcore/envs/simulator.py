@@ -92,6 +92,16 @@ def what_draws() -> str:
         views.close()
 
 
+def controller_of(robot: Any) -> Any:
+    """The controller of a robot's arm, made anew by every reset."""
+    return robot.part_controllers[robot.arms[0]]
+
+
+def base_of(controller: Any) -> str:
+    """The site whose frame robosuite calls the base of an arm."""
+    return f"{controller.naming_prefix}{controller.part_name}_center"
+
+
 def make_simulator(config: PegInHoleConfig, *, seed: int) -> Any:
     """Build the robosuite environment of a config, with soft resets, no renderer and no horizon.
 

@@ -134,8 +134,8 @@ def staged_reward(*, success: bool, cos: float, t: float, d: float) -> float:
     The dense reward has a local optimum with the peg leaning on the outside of the plate; the
     stand-off keeps the peg away from the plate until it can enter. It is a point before the peg's
     free end, t > 0: the hand holds the other one. One distance to it, not one along the axis and
-    one across, for the way from the wrong end to it leads off the axis. Every centimetre of the way in pays
-    the same, so that nothing is gained by standing before the hole (docs/LOG.md, 2026-11-27).
+    one across, for the way from the wrong end to it leads off the axis. Every centimetre of the
+    way in pays the same, so that standing before the hole is never best (docs/LOG.md, 2026-11-27).
 
     Args:
         success: whether `is_success` holds.

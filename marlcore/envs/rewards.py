@@ -20,6 +20,7 @@ HOLE_OFFSET_M = 0.1
 """The hole's centre lies this far along the x axis of the plate's frame."""
 STAND_OFF_M = 0.30
 """Where `staged_reward` wants the hole on the peg's axis before the peg goes in."""
+_DEPTH_SPAN_M = 0.60
 
 
 class PegGeometry(NamedTuple):
@@ -126,10 +127,10 @@ def dense_reward(
 def staged_reward(*, success: bool, cos: float, t: float, d: float) -> float:
     """Reward in two stages: be aligned, the hole before the peg's end; then go in. In [0, 1.85].
 
-        g = 1 if d < 0.06, cos > 0.95, -0.12 < t <= 0.30 else 0  (the peg points into the hole)
+        g = 1 if d < 0.06 and cos > 0.95 and t > -0.12 else 0    (the peg points into the hole)
         p = d if g else sqrt(d^2 + (t - 0.30)^2)                 (distance from the stand-off)
         r = 0.1 (1 + cos) / 2 (1 + 1.5 (1 - tanh 2p))
-            + 0.4 g (0.5 + 1 - |t| / 0.30) + success
+            + 0.4 g (0.5 + max(0, 1 - |t| / 0.60)) + success
 
     The dense reward has a local optimum with the peg leaning on the outside of the plate; the
     stand-off keeps the peg away from the plate until it can enter. It is a point before the peg's
@@ -143,8 +144,8 @@ def staged_reward(*, success: bool, cos: float, t: float, d: float) -> float:
         t: in m.
         d: in m.
     """
-    pointing_in = d < 0.06 and cos > 0.95 and -0.12 < t <= STAND_OFF_M
+    pointing_in = d < 0.06 and cos > 0.95 and t > -0.12
     distance = d if pointing_in else math.hypot(d, t - STAND_OFF_M)
     approach = 0.1 * (1 + cos) / 2 * (1 + 1.5 * (1 - math.tanh(2 * distance)))
-    depth = 1.5 - abs(t) / STAND_OFF_M if pointing_in else 0.0
+    depth = 0.5 + max(0.0, 1 - abs(t) / _DEPTH_SPAN_M) if pointing_in else 0.0
     return approach + 0.4 * depth + float(success)

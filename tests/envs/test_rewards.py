@@ -100,9 +100,9 @@ def test_staged_reward_wants_the_hole_before_the_free_end_of_the_peg(t: float, d
 
 
 def test_staged_reward_of_a_peg_that_points_in_grows_with_depth() -> None:
-    # On the axis and aligned g = 1, p = 0: 0.1 * 2.5 + 0.4 (0.5 + 1 - |t| / 0.30);
-    # |t| = 0.225 gives 0.25 + 0.4 * 0.75 = 0.55.
-    outside = staged_reward(success=False, cos=1.0, t=0.225, d=0.0)
+    # On the axis and aligned g = 1, p = 0: 0.1 * 2.5 + 0.4 (0.5 + 1 - |t| / 0.60);
+    # |t| = 0.45 gives 0.25 + 0.4 * 0.75 = 0.55.
+    outside = staged_reward(success=False, cos=1.0, t=0.45, d=0.0)
     assert outside == pytest.approx(0.55)
     assert staged_reward(success=False, cos=1.0, t=0.16, d=0.0) > outside
 

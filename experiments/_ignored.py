@@ -14,9 +14,9 @@ from marlcore.config import (
     ExperimentConfig,
     GameConfig,
     IPPOConfig,
-    MLPConfig,
     OpenVLAConfig,
     PegInHoleConfig,
+    PerceptronSection,
 )
 
 
@@ -61,7 +61,7 @@ def _runs_one_action(config: ExperimentConfig) -> bool:
 def _policy(config: ExperimentConfig, **values: object) -> bool:
     """Whether the policy is an MLP with these values."""
     policy = config.policy
-    return isinstance(policy, MLPConfig) and all(
+    return isinstance(policy, PerceptronSection) and all(
         getattr(policy, name) == value for name, value in values.items()
     )
 

@@ -32,6 +32,7 @@ from marlcore.config_run import DistributedConfig, LoggingConfig, TrainingConfig
 __all__ = [
     "ACPPOConfig",
     "AlgorithmConfig",
+    "CNNConfig",
     "DistributedConfig",
     "EnvConfig",
     "EnvSection",
@@ -45,6 +46,7 @@ __all__ = [
     "OpenVLAConfig",
     "PPOConfig",
     "PegInHoleConfig",
+    "PerceptronSection",
     "PettingZooConfig",
     "PolicyConfig",
     "RewardWeights",
@@ -53,11 +55,9 @@ __all__ = [
 ]
 
 
-class MLPConfig(Section):
-    """Multi-layer perceptrons on vectors: a Gaussian or categorical actor per agent, or one."""
+class PerceptronSection(Section):
+    """Perceptrons that act, and perceptrons that judge: what `mlp` and `cnn` share."""
 
-    kind: Literal["mlp"] = "mlp"
-    """Which policy."""
     share_policy: bool = False
     """One actor for all agents, or one each."""
     agent_id: bool = True
@@ -82,6 +82,24 @@ class MLPConfig(Section):
     the arms' proprio."""
     critic_hidden_sizes: Sizes = (128, 128)
     """Widths of the critics' hidden layers."""
+
+
+class MLPConfig(PerceptronSection):
+    """Multi-layer perceptrons on vectors: a Gaussian or categorical actor per agent, or one."""
+
+    kind: Literal["mlp"] = "mlp"
+    """Which policy."""
+
+
+class CNNConfig(PerceptronSection):
+    """Small convolutional networks on images, and perceptrons on what they make of them."""
+
+    kind: Literal["cnn"]
+    """Which policy."""
+    see_vector: bool = True
+    """Whether actors also read the vector observation; false: images alone."""
+    image_feature_size: Count = 64
+    """Numbers that the convolutions make of one agent's images."""
 
 
 class TinyConfig(Section):
@@ -179,7 +197,9 @@ class OpenVLAConfig(Section):
         return self
 
 
-PolicyConfig = Annotated[MLPConfig | TinyConfig | OpenVLAConfig, Field(discriminator="kind")]
+PolicyConfig = Annotated[
+    MLPConfig | CNNConfig | TinyConfig | OpenVLAConfig, Field(discriminator="kind")
+]
 
 
 class PPOConfig(Section):

@@ -20,7 +20,6 @@ HOLE_OFFSET_M = 0.1
 """The hole's centre lies this far along the x axis of the plate's frame."""
 STAND_OFF_M = 0.30
 """Where `staged_reward` wants the hole on the peg's axis before the peg goes in."""
-_DEPTH_SPAN_M = 0.60
 
 
 class PegGeometry(NamedTuple):
@@ -125,18 +124,17 @@ def dense_reward(
 
 
 def staged_reward(*, success: bool, cos: float, t: float, d: float) -> float:
-    """Reward in two stages: be aligned, the hole before the peg's end; then go in. In [0, 1.85].
+    """Reward in two stages: be aligned, on the axis and at a stand-off; then go in. In [0, 1.85].
 
         g = 1 if d < 0.06 and cos > 0.95 and t > -0.12 else 0    (the peg points into the hole)
-        p = d if g else sqrt(d^2 + (t - 0.30)^2)                 (distance from the stand-off)
-        r = 0.1 (1 + cos) / 2 (1 + 1.5 (1 - tanh 2p))
-            + 0.4 g (0.5 + max(0, 1 - |t| / 0.60)) + success
+        S = 1 if g else 1 - tanh(4 |t - 0.30|)                   (stand-off)
+        r = 0.1 ((1 + cos) / 2 + (1 - tanh 5d) (1 + cos) / 2 + 0.5 S)
+            + 0.4 g (0.5 + 1 - tanh 4|t|) + success
 
     The dense reward has a local optimum with the peg leaning on the outside of the plate; the
-    stand-off keeps the peg away from the plate until it can enter. It is a point before the peg's
-    free end, t > 0: the hand holds the other one. One distance to it, not one along the axis and
-    one across, for the way from the wrong end to it leads off the axis. Every centimetre of the
-    way in pays the same, so that standing before the hole is never best (docs/LOG.md, 2026-11-27).
+    stand-off keeps the peg away from the plate until it can enter. It is before the peg's free
+    end, t > 0: the hand holds the other one, and an arm that brought that end to the hole would
+    never get it in (docs/LOG.md, 2026-11-26).
 
     Args:
         success: whether `is_success` holds.
@@ -145,7 +143,8 @@ def staged_reward(*, success: bool, cos: float, t: float, d: float) -> float:
         d: in m.
     """
     pointing_in = d < 0.06 and cos > 0.95 and t > -0.12
-    distance = d if pointing_in else math.hypot(d, t - STAND_OFF_M)
-    approach = 0.1 * (1 + cos) / 2 * (1 + 1.5 * (1 - math.tanh(2 * distance)))
-    depth = 0.5 + max(0.0, 1 - abs(t) / _DEPTH_SPAN_M) if pointing_in else 0.0
-    return approach + 0.4 * depth + float(success)
+    aligned = (1 + cos) / 2
+    on_axis = (1 - math.tanh(5 * d)) * aligned
+    stand_off = 1.0 if pointing_in else 1 - math.tanh(4 * abs(t - STAND_OFF_M))
+    depth = 0.5 + 1 - math.tanh(4 * abs(t)) if pointing_in else 0.0
+    return 0.1 * (aligned + on_axis + 0.5 * stand_off) + 0.4 * depth + float(success)

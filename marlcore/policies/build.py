@@ -7,9 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from marlcore.config import MLPConfig, OpenVLAConfig, PolicyConfig, TinyConfig
+from marlcore.config import (
+    CNNConfig,
+    OpenVLAConfig,
+    PerceptronSection,
+    PolicyConfig,
+    TinyConfig,
+)
 from marlcore.envs.protocol import EnvSpec
 from marlcore.policies.beliefs import EstimateBeliefs, LearnedBeliefs, OracleBeliefs
+from marlcore.policies.convolutions import ImageEncoders
 from marlcore.policies.critics import (
     CentralizedValueNetwork,
     Critics,
@@ -81,7 +88,7 @@ def build_policy(
         )
         joint = _joint(config, spec, needs, actors, initialisation, shuffle, notes)
         return openvla.MultiAgentVLAPolicy(joint.to(device), actors)
-    if isinstance(config, MLPConfig):
+    if isinstance(config, PerceptronSection):
         vectors: Actors = _mlp_actors(config, spec, uses_beliefs, initialisation)
     else:
         vectors = tiny_actors(spec, uses_beliefs=uses_beliefs, generator=initialisation)
@@ -107,8 +114,9 @@ def _joint(
 
 
 def _mlp_actors(
-    config: MLPConfig, spec: EnvSpec, uses_beliefs: bool, generator: torch.Generator
+    config: PerceptronSection, spec: EnvSpec, uses_beliefs: bool, generator: torch.Generator
 ) -> MLPActors:
+    is_cnn = isinstance(config, CNNConfig)
     return MLPActors(
         spec,
         hidden_sizes=config.hidden_sizes,
@@ -120,6 +128,23 @@ def _mlp_actors(
         head=GaussianHead(config.initial_log_std, config.learn_std),
         normalise_observations=config.normalise_observations,
         observation_clip=config.observation_clip,
+        generator=generator,
+        images=_image_encoders(config, spec, generator) if is_cnn else None,
+        see_vector=not is_cnn or config.see_vector,
+    )
+
+
+def _image_encoders(config: CNNConfig, spec: EnvSpec, generator: torch.Generator) -> ImageEncoders:
+    if "images" not in spec.observation_shapes:
+        raise ValueError(
+            "policy.kind=cnn looks at images, which this environment does not have; with "
+            "peg_in_hole, set env.cameras, for example to [frontview]"
+        )
+    return ImageEncoders(
+        spec.observation_shapes["images"],
+        num_shared_views=spec.num_shared_views,
+        shared=config.share_policy,
+        feature_size=config.image_feature_size,
         generator=generator,
     )
 
@@ -142,7 +167,7 @@ def _critics(
     size, shape = _source_size(source, spec, actors, num_critics)
     if uses_beliefs:
         size += (spec.num_agents - 1) * actors.layout.belief_size
-    is_mlp = isinstance(config, MLPConfig)
+    is_mlp = isinstance(config, PerceptronSection)
     normalise = config.normalise_observations if is_mlp else isinstance(config, OpenVLAConfig)
     return Critics(
         _value_network(config, size, num_critics, generator),
@@ -187,11 +212,11 @@ def _value_network(
             feature_size=feature_size,
             num_critics=num_critics,
             hidden_size=config.critic_hidden_sizes[0]
-            if isinstance(config, MLPConfig)
+            if isinstance(config, PerceptronSection)
             else config.critic_hidden_size,
             generator=generator,
         )
-    is_mlp = isinstance(config, MLPConfig)
+    is_mlp = isinstance(config, PerceptronSection)
     return CentralizedValueNetwork(
         feature_size=feature_size,
         num_critics=num_critics,

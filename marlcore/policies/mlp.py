@@ -1,7 +1,7 @@
-"""Actors on vectors: perceptrons with Gaussian or categorical heads, shared or one each.
+"""Actors on vectors and images: perceptrons with Gaussian or categorical heads, shared or one each.
 
 E environments   N agents   n agents asked for   H history   O entries of one observation
-B numbers of one agent's belief parameters.
+B numbers of one agent's belief parameters   F features of images, 0 without.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from marlcore.distributions import ActionDistribution
 from marlcore.envs.protocol import EnvSpec
+from marlcore.policies.convolutions import ImageEncoders
 from marlcore.policies.layout import ChunkLayout
 from marlcore.policies.networks import AgentMLP, columns
 from marlcore.policies.protocol import Actors
@@ -34,7 +35,8 @@ class GaussianHead:
 class MLPActors(Actors):
     """One perceptron per agent, or one for all told apart by a one-hot id.
 
-    An entry an observer cannot see is zero after normalisation, the mean of what was seen.
+    It reads the vector, what `images` makes of the pictures, or both. An entry an observer cannot
+    see is zero after normalisation, the mean of what was seen.
     """
 
     _visible: Tensor
@@ -53,11 +55,15 @@ class MLPActors(Actors):
         normalise_observations: bool,
         observation_clip: float,
         generator: torch.Generator,
+        images: ImageEncoders | None = None,
+        see_vector: bool = True,
     ) -> None:
         super().__init__()
         self.layout = ChunkLayout(spec.actions, spec.chunk_length)
         N, H, O = spec.observation_shapes["vector"]  # noqa: E741 - the glossary's letter
-        self.feature_size, self.hidden_size = H * O, 0
+        self.images, self._see_vector = images, see_vector
+        self.feature_size = H * O * see_vector + (images.feature_size if images else 0)
+        self.hidden_size = 0
         self.rounds_by_batch = False
         self._share = share_policy
         self._ids = torch.eye(N) if share_policy and agent_id else torch.zeros(N, 0)
@@ -65,7 +71,11 @@ class MLPActors(Actors):
         groups = 1 if share_policy else N
         self.network = AgentMLP(
             num_groups=groups,
-            sizes=(H * O + self._ids.shape[1] + belief, *hidden_sizes, self.layout.output_size),
+            sizes=(
+                self.feature_size + self._ids.shape[1] + belief,
+                *hidden_sizes,
+                self.layout.output_size,
+            ),
             activation=activation,
             output_gain=output_gain,
             generator=generator,
@@ -80,8 +90,9 @@ class MLPActors(Actors):
         self.register_buffer("_visible", visible.float(), persistent=False)
 
     def encode(self, observations: Inputs) -> Inputs:
-        """Keep the vectors as they are; normalisation belongs to `distribution`."""
-        return {"vector": observations["vector"]}
+        """Keep vectors and pictures as they are; all else belongs to `distribution`."""
+        names = ("vector", "images") if self.images is not None else ("vector",)
+        return {name: observations[name] for name in names}
 
     def distribution(
         self,
@@ -93,13 +104,10 @@ class MLPActors(Actors):
     ) -> ActionDistribution:
         """Return the distributions [E, n, K, width] of some agents (see `Actors`)."""
         picked = columns(agents)
-        vector_EnHO = self._normalised(inputs["vector"])[:, picked]
-        if observer is not None:
-            vector_EnHO = vector_EnHO * self._visible[observer, picked].unsqueeze(1)
-        parts = [vector_EnHO.flatten(2)]
+        parts = self._seen(inputs, agents, observer)
         if self._ids.shape[1]:
-            ids = self._ids.to(vector_EnHO.device)[picked]
-            parts.append(ids.expand(vector_EnHO.shape[0], *ids.shape))
+            ids = self._ids.to(parts[0].device)[picked]
+            parts.append(ids.expand(parts[0].shape[0], *ids.shape))
         if beliefs is not None:
             parts.append(beliefs[:, picked])
         outputs = self.network(torch.cat(parts, dim=-1), agents)
@@ -112,8 +120,8 @@ class MLPActors(Actors):
         return self.distribution(inputs, beliefs, agents=range(self.layout.num_agents)), {}
 
     def features(self, inputs: Inputs) -> Tensor:
-        """Return the normalised vectors, flat: [E, N, H * O]."""
-        return self._normalised(inputs["vector"]).flatten(2)
+        """Return the normalised vectors, flat, and features of the images: [E, N, H * O + F]."""
+        return torch.cat(self._seen(inputs, range(self.layout.num_agents), None), dim=-1)
 
     @torch.no_grad()
     def update_moments(self, inputs: Inputs) -> None:
@@ -126,6 +134,18 @@ class MLPActors(Actors):
         """What is asked for, or all rows: perceptrons are small."""
         del more_passes
         return asked or len(inputs["vector"])
+
+    def _seen(self, inputs: Inputs, agents: Sequence[int], observer: int | None) -> list[Tensor]:
+        """Return what some agents see: [E, n, H * O] and [E, n, F], or one of them."""
+        picked, parts = columns(agents), list[Tensor]()
+        if self._see_vector:
+            vector_EnHO = self._normalised(inputs["vector"])[:, picked]
+            if observer is not None:
+                vector_EnHO = vector_EnHO * self._visible[observer, picked].unsqueeze(1)
+            parts.append(vector_EnHO.flatten(2))
+        if self.images is not None:
+            parts.append(self.images(inputs["images"][:, picked], agents, observer))
+        return parts
 
     def _normalised(self, vector_ENHO: Tensor) -> Tensor:
         if not self._normalise:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from marlcore.config import MLPConfig, TinyConfig
+from marlcore.config import CNNConfig, MLPConfig, TinyConfig
 from marlcore.distributions import Gaussian
 from marlcore.envs.protocol import ActionSpec, EnvSpec
 from marlcore.policies.build import PolicyNeeds, build_policy
@@ -33,9 +33,16 @@ def make_spec(
             "vector": (num_agents, history, O),
             "state": (history, 4),
             "proprio": (num_agents, history, P),
+            "images": (num_agents, history, 2, 36, 36, 3),
         },
-        observation_dtypes={"vector": "float32", "state": "float32", "proprio": "float32"},
+        observation_dtypes={
+            "vector": "float32",
+            "state": "float32",
+            "proprio": "float32",
+            "images": "uint8",
+        },
         visible=visible,
+        num_shared_views=1,
         chunk_length=chunk,
     )
 
@@ -43,7 +50,9 @@ def make_spec(
 def make_observations(spec: EnvSpec, num_envs: int = 4, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn(num_envs, *shape, generator=generator)
+        name: torch.randint(256, (num_envs, *shape), generator=generator, dtype=torch.uint8)
+        if name == "images"
+        else torch.randn(num_envs, *shape, generator=generator)
         for name, shape in spec.observation_shapes.items()
     }
 
@@ -61,6 +70,10 @@ CONFIGS = {
     "shared": MLPConfig(hidden_sizes=(8,), output_gain=1.0, share_policy=True),
     "light": MLPConfig(hidden_sizes=(8,), output_gain=1.0, critic="light"),
     "tiny": TinyConfig(kind="tiny"),
+    "images": CNNConfig(kind="cnn", hidden_sizes=(8,), output_gain=1.0, see_vector=False),
+    "images and vector": CNNConfig(
+        kind="cnn", hidden_sizes=(8,), output_gain=1.0, share_policy=True
+    ),
 }
 
 
@@ -116,10 +129,14 @@ def hidden_changed(
     """Everything that `observer` cannot see is something else."""
     assert spec.visible is not None
     hidden = torch.tensor(~spec.visible[observer]).unsqueeze(1)  # [N, 1, O] over history
-    return {**observations, "vector": observations["vector"] + 10.0 * hidden}
+    images = observations["images"].clone()
+    others = [agent for agent in range(spec.num_agents) if agent != observer]
+    images[:, others, :, spec.num_shared_views :] ^= 255
+    vector = observations["vector"] + 10.0 * hidden
+    return {**observations, "vector": vector, "images": images}
 
 
-@pytest.mark.parametrize("config", ["separate", "shared", "tiny"])
+@pytest.mark.parametrize("config", ["separate", "shared", "tiny", "images", "images and vector"])
 @pytest.mark.parametrize("needs", ["estimate", "learned"])
 def test_a_belief_depends_on_nothing_its_owner_cannot_see(needs: str, config: str) -> None:
     """Invariant (g)."""
@@ -253,6 +270,38 @@ def test_a_light_critic_without_proprio_is_refused_with_the_way_out() -> None:
     blind: Any = EnvSpec(**{**spec.__dict__, "observation_shapes": shapes})
     with pytest.raises(ValueError, match=r"policy\.critic=state"):
         make_policy(blind, "mappo", "light")
+
+
+def test_actors_on_images_alone_do_not_read_the_vector() -> None:
+    spec = make_spec()
+    policy = make_policy(spec, "mappo", "images")
+    observations = make_observations(spec)
+    other_vector = {**observations, "vector": observations["vector"] + 1}
+    darker = {**observations, "images": observations["images"] // 2}
+    actions = policy.decide(observations, None).actions
+    assert torch.equal(actions, policy.decide(other_vector, None).actions)
+    assert not torch.allclose(actions, policy.decide(darker, None).actions)
+
+
+def test_the_policy_loss_trains_the_convolutions() -> None:
+    spec = make_spec()
+    policy = make_policy(spec, "mappo", "images")
+    decision = policy.decide(make_observations(spec), noise())
+    policy.evaluate(decision.inputs, decision.actions).log_probs.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in policy.actors.images.parameters())
+
+
+def test_a_cnn_without_images_or_with_small_ones_is_refused_with_the_way_out() -> None:
+    spec = make_spec()
+    shapes = {k: v for k, v in spec.observation_shapes.items() if k != "images"}
+    blind: Any = EnvSpec(**{**spec.__dict__, "observation_shapes": shapes})
+    with pytest.raises(ValueError, match=r"set env\.cameras"):
+        make_policy(blind, "mappo", "images")
+    small: Any = EnvSpec(
+        **{**spec.__dict__, "observation_shapes": {**shapes, "images": (3, 2, 2, 35, 35, 3)}}
+    )
+    with pytest.raises(ValueError, match=r"36 pixels a side or more; env\.image_size is 35"):
+        make_policy(small, "mappo", "images")
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

@@ -14,7 +14,13 @@ SIMPLE_SPREAD: Values = {
         "max_episode_steps": 25,
     },
     "policy": {"share_policy": True, "hidden_sizes": [64, 64], "critic_hidden_sizes": [64, 64]},
-    "algorithm": {"entropy_coef": 0.01, "num_epochs": 10, "num_minibatches": 1},
+    "algorithm": {
+        "actor_lr": 7e-4,
+        "critic_lr": 7e-4,
+        "entropy_coef": 0.01,
+        "num_epochs": 10,
+        "num_minibatches": 8,
+    },
     "training": {"num_envs": 16, "num_steps_per_rollout": 125, "total_timesteps": 1_000_000},
 }
 """Three particles cover three landmarks (PettingZoo's MPE); needs the package mpe2."""

@@ -21,6 +21,10 @@ class RunningMoments(nn.Module):
 
     Kept in float64 as (count, mean, sum of squared deviations), merged by Chan's formula, so that a
     billion rows do not drift. `normalise` is the identity until two rows have been seen.
+
+    Args:
+        shape: of a row.
+        smallest_std: no standard deviation is smaller.
     """
 
     count: Tensor
@@ -29,8 +33,9 @@ class RunningMoments(nn.Module):
     _offset: Tensor
     _scale: Tensor
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], smallest_std: float = 1e-4) -> None:
         super().__init__()
+        self._smallest_std = smallest_std
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(shape, dtype=torch.float64))
@@ -67,10 +72,10 @@ class RunningMoments(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation of all rows; 1 until two rows have been seen, never below 1e-4."""
+        """Standard deviation of all rows, not below `smallest_std`; 1 until two rows were seen."""
         if self.count < 2:
             return torch.ones_like(self.squares)
-        return (self.squares / self.count).sqrt().clamp(min=1e-4)
+        return (self.squares / self.count).sqrt().clamp(min=self._smallest_std)
 
     def normalise(self, x: Tensor, clip: float = math.inf) -> Tensor:
         """(x - mean) / std, clipped to [-clip, clip]."""

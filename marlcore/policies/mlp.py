@@ -125,7 +125,9 @@ class MLPActors(Actors):
 
     @torch.no_grad()
     def update_moments(self, inputs: Inputs) -> None:
-        """Fold the newest observation of each decision [R, N, H, O] into the moments."""
+        """Fold the newest observation of each decision [R, N, H, ...] into the moments."""
+        if self.images is not None:
+            self.images.update_moments(inputs["images"])
         if self._normalise:
             newest = inputs["vector"][:, :, 0]
             self.moments.update(newest.flatten(0, 1) if self._share else newest)

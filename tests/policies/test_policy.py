@@ -283,6 +283,19 @@ def test_actors_on_images_alone_do_not_read_the_vector() -> None:
     assert not torch.allclose(actions, policy.decide(darker, None).actions)
 
 
+def test_pixels_are_normalised_by_what_was_seen_of_them() -> None:
+    spec = make_spec()
+    policy = make_policy(spec, "mappo", "images")
+    observations = make_observations(spec, 8)
+    observations["images"][:, 1, :, 0, 5, 7] = 90  # one that stands still
+    policy.actors.update_moments(observations)
+    moments = policy.actors.images.encoders[1].moments
+    newest = observations["images"][:, 1, 0].double()
+    torch.testing.assert_close(moments.mean, newest.mean(0))
+    torch.testing.assert_close(moments.std[0, 5, 7], torch.full((3,), 4.0).double())
+    torch.testing.assert_close(moments.std[1], newest[:, 1].std(0, correction=0))
+
+
 def test_the_policy_loss_trains_the_convolutions() -> None:
     spec = make_spec()
     policy = make_policy(spec, "mappo", "images")

@@ -59,7 +59,7 @@ def _runs_one_action(config: ExperimentConfig) -> bool:
 
 
 def _policy(config: ExperimentConfig, **values: object) -> bool:
-    """Whether the policy is an MLP with these values."""
+    """Whether the policy acts with perceptrons, with these values."""
     policy = config.policy
     return isinstance(policy, PerceptronSection) and all(
         getattr(policy, name) == value for name, value in values.items()

@@ -27,6 +27,11 @@ CASES: dict[str, dict[str, Any]] = {
     "ippo, shared": {"name": "ippo", "policy": {"share_policy": True}},
     "chunks and history": {"env": {"num_actions_chunk": 3, "history_length": 2}},
     "a game": {"env": {"kind": "game", "game": "sum_coordination"}},
+    "images": {
+        "name": "acppo",
+        "env": {"kind": "fake", "image_size": 40, "history_length": 2},
+        "policy": {"kind": "cnn"},
+    },
     "openvla": {
         "env": {"kind": "fake", "image_size": 56, "history_length": 2, "num_actions_chunk": 2},
         "policy": {

@@ -145,8 +145,7 @@ def _image_encoders(config: CNNConfig, spec: EnvSpec, generator: torch.Generator
         num_shared_views=spec.num_shared_views,
         shared=config.share_policy,
         feature_size=config.image_feature_size,
-        normalise=config.normalise_observations,
-        clip=config.observation_clip,
+        clip=config.observation_clip if config.normalise_observations else None,
         generator=generator,
     )
 

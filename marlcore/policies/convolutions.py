@@ -17,8 +17,8 @@ _LAYERS = ((16, 8, 4), (32, 4, 2), (32, 3, 1))
 """Channels, kernel and stride: the layers of Mnih et al. 2015 (DQN) with half the channels."""
 SMALLEST_IMAGE = 36
 """Pixels of a side that leave one for the last layer."""
-_SMALLEST_STD = 4.0
-"""Grey levels of 255: what changes less is not made larger."""
+_SMALLEST_STD = 4 / 255
+"""Of a pixel in [0, 1], four grey levels: what changes less is not made larger."""
 _NUM_ROWS = 256
 """Rows of a rollout that the moments of pixels are taken from."""
 
@@ -26,15 +26,15 @@ _NUM_ROWS = 256
 class ImageEncoder(nn.Module):
     """Three convolutions with ReLU, then a linear map, layer normalisation and tanh.
 
-    Every pixel is normalised by running moments of its own, so that what stands still before a
-    camera is zero and what moves is not small.
+    Pixels are in [0, 1]. With `clip`, every one is then normalised by running moments of its own,
+    so that what stands still before a camera is zero and what moves is not small.
 
     Args:
         history: H; an agent's images are stacked as channels.
         views: C.
         image_size: height and width in pixels.
         feature_size: F.
-        clip: bound of a normalised pixel.
+        clip: bound of a normalised pixel; None: none is normalised.
         generator: draws the weights, orthogonal with gain sqrt(2); biases are zero.
     """
 
@@ -45,7 +45,7 @@ class ImageEncoder(nn.Module):
         views: int,
         image_size: int,
         feature_size: int,
-        clip: float,
+        clip: float | None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -68,9 +68,11 @@ class ImageEncoder(nn.Module):
 
         Args:
             images: of one agent, newest first.
-            num_seen: how many of the views count; the others are zero after normalisation.
+            num_seen: how many of the views count; the others are zero.
         """
-        x = self.moments.normalise(images.float(), self._clip)
+        x = images.float() / 255
+        if self._clip is not None:
+            x = self.moments.normalise(x, self._clip)
         x[:, :, num_seen:] = 0
         x = x.flatten(1, 2).permute(0, 1, 4, 2, 3).flatten(1, 2)
         for layer in self.convolutions:
@@ -86,8 +88,7 @@ class ImageEncoders(nn.Module):
         num_shared_views: how many of the C views, the first ones, every agent sees.
         shared: one encoder for all.
         feature_size: F.
-        normalise: whether pixels are normalised by what was seen.
-        clip: bound of a normalised pixel.
+        clip: bound of a normalised pixel; None: none is normalised.
         generator: draws the weights.
 
     Raises:
@@ -101,8 +102,7 @@ class ImageEncoders(nn.Module):
         num_shared_views: int,
         shared: bool,
         feature_size: int,
-        normalise: bool,
-        clip: float,
+        clip: float | None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class ImageEncoders(nn.Module):
                 f"env.image_size is {size}"
             )
         self.feature_size = feature_size
-        self._num_shared_views, self._normalise = num_shared_views, normalise
+        self._num_shared_views, self._normalise = num_shared_views, clip is not None
         self.encoders = nn.ModuleList(
             ImageEncoder(
                 history=history,
@@ -148,7 +148,7 @@ class ImageEncoders(nn.Module):
         """Fold the newest images of decisions [R, N, H, C, height, width, 3] into the moments."""
         if not self._normalise:
             return
-        newest = images[:: max(1, len(images) // _NUM_ROWS), :, 0].float()
+        newest = images[:: max(1, len(images) // _NUM_ROWS), :, 0].float() / 255
         shared = len(self.encoders) == 1
         for index, encoder in enumerate(self.encoders):
             assert isinstance(encoder, ImageEncoder)

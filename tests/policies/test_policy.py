@@ -290,10 +290,30 @@ def test_pixels_are_normalised_by_what_was_seen_of_them() -> None:
     observations["images"][:, 1, :, 0, 5, 7] = 90  # one that stands still
     policy.actors.update_moments(observations)
     moments = policy.actors.images.encoders[1].moments
-    newest = observations["images"][:, 1, 0].double()
-    torch.testing.assert_close(moments.mean, newest.mean(0))
-    torch.testing.assert_close(moments.std[0, 5, 7], torch.full((3,), 4.0).double())
-    torch.testing.assert_close(moments.std[1], newest[:, 1].std(0, correction=0))
+    newest = observations["images"][:, 1, 0].double() / 255
+    torch.testing.assert_close(moments.mean, newest.mean(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(moments.std[0, 5, 7], torch.full((3,), 4 / 255).double())
+    std = newest[:, 1].std(0, correction=0)
+    torch.testing.assert_close(moments.std[1], std, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_bright_pixels_differ_before_anything_was_seen(normalised: bool) -> None:
+    config = CNNConfig(kind="cnn", see_vector=False, normalise_observations=normalised)
+    spec = make_spec()
+    policy = build_policy(
+        config,
+        spec,
+        NEEDS["mappo"],
+        initialisation=make_generator(0, "initialisation"),
+        shuffle=make_generator(0, "minibatches"),
+    )
+    shape = (1, *spec.observation_shapes["images"])
+    features = [
+        policy.actors.features({"images": torch.full(shape, level, dtype=torch.uint8)})
+        for level in (100, 200)
+    ]
+    assert not torch.allclose(*features)
 
 
 def test_the_policy_loss_trains_the_convolutions() -> None:

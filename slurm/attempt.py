@@ -170,15 +170,18 @@ def _hosts() -> list[str]:
 
 
 def _avoid(job_id: str, nodes: set[str]) -> None:
-    """Queue the job again, on other nodes; it is held while its request is changed."""
+    """Queue the job again, on other nodes.
+
+    A job that is queued again may not start before cred_expire (two minutes unless it is set) has
+    gone by, so there is time to change its request. It is not held meanwhile: should the change not
+    come about, the job starts where it likes and comes here again, and is not left on hold.
+    """
     excluded = ",".join(sorted(nodes))
+    change = f"scontrol update JobId={job_id} ExcNodeList={excluded}"
     steps = (
-        f"scontrol requeuehold {job_id}",
-        "sleep 2",
-        f"scontrol update JobId={job_id} ExcNodeList={excluded}",
-        f"scontrol release {job_id}",
+        f"scontrol requeue {job_id}; for try in 1 2 3 4 5; do {change} && break; sleep 0.5; done"
     )
-    subprocess.run(["bash", "-c", "trap '' TERM; " + "; ".join(steps)], check=False)
+    subprocess.run(["bash", "-c", f"trap '' TERM; {steps}"], check=False)
 
 
 def _job_id() -> str:

@@ -27,6 +27,7 @@ TWO_ARM_STATE: Values = {
         "num_epochs": 10,
         "num_minibatches": 8,
         "target_kl": 0.03,
+        "normalise_values": True,
     },
     "training": {
         "num_envs": 8,

@@ -85,9 +85,9 @@ def test_staged_reward_of_a_peg_at_rest_in_the_hole_is_1_85() -> None:
 
 
 def test_staged_reward_at_the_stand_off_beside_the_axis_is_worked_by_hand() -> None:
-    # 5d = ln 2, so 1 - tanh 5d = 0.4; cos = 0, so (1 + cos) / 2 = 0.5; t = 0.30, so S = 1:
+    # 5d = ln 2, so 1 - tanh 5d = 0.4; cos = 0, so (1 + cos) / 2 = 0.5; t = 0.20, so S = 1:
     # 0.1 (0.5 + 0.4 * 0.5 + 0.5) = 0.12
-    reward = staged_reward(success=False, cos=0.0, t=0.30, d=math.log(2) / 5)
+    reward = staged_reward(success=False, cos=0.0, t=0.20, d=math.log(2) / 5)
     assert reward == pytest.approx(0.12)
 
 

@@ -1,8 +1,11 @@
-"""Trains a few updates of one of our configurations; run by training.py in this project's Python.
+"""Trains some updates of one of our configurations, in this project's Python.
+
+training.py and learning.py run it:
 
     python _ours.py '{"named": "quickstart", "algorithm": "mappo", "changes": {...}, "updates": 3}'
 
-Prints one JSON line: env steps and seconds of every update after the first, which warms up.
+Prints one JSON line: env steps and seconds of every update after the first, which warms up, and
+the mean return of the episodes that ended in every rollout (null where none did).
 """
 
 from __future__ import annotations
@@ -32,12 +35,14 @@ class ClockRecorder:
         self.steps: list[int] = []
         self.clock: list[float] = []
         self.update_s: list[float] = []
+        self.returns: list[float | None] = []
 
     def record(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Look at the clock."""
         self.steps.append(step)
         self.clock.append(time.perf_counter())
         self.update_s.append(metrics["time/update_s"])
+        self.returns.append(metrics.get("rollout/return_mean"))
 
     def add_artifact(self, path: Path) -> None:
         """Do nothing: a benchmark has none."""
@@ -50,6 +55,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     values = merged(COMMON[task["named"]], task["changes"])
     values["algorithm"]["name"] = task["algorithm"]
+    values["seed"] = task.get("seed", 0)
     training = values["training"]
     rollout = training["num_envs"] * training["num_steps_per_rollout"]
     training["total_timesteps"] = rollout * (task["updates"] + 1)
@@ -65,6 +71,7 @@ def main() -> None:
         "env_steps": [b - a for a, b in itertools.pairwise(recorder.steps)],
         "seconds": seconds,
         "update_s": recorder.update_s[1:],
+        "returns": recorder.returns,
     }
     print(json.dumps(result))
 

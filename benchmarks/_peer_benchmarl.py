@@ -1,9 +1,10 @@
-"""BenchMARL's MAPPO on simple_spread; run by training.py in their environment.
+"""BenchMARL's MAPPO on simple_spread, in their environment; run by training.py and learning.py.
 
     python _peer_benchmarl.py '{"updates": 3, "num_envs": 16, "parallel": false, ...}'
 
 Evaluation, logging and checkpoints are off. Prints one JSON line: env steps and seconds of every
-update after the first, which warms up.
+update after the first, which warms up, and the mean return of the episodes that ended in every
+batch (null where none did), averaged over agents.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ class Clock(Callback):
         super().__init__()
         self.collected: list[float] = []
         self.trained: list[float] = []
+        self.returns: list[float | None] = []
 
     def on_batch_collected(self, batch: Any) -> None:
-        """Look at the clock."""
+        """Look at the clock, and at the episodes that ended."""
         self.collected.append(time.perf_counter())
+        ended = batch["next", "done"].squeeze(-1)
+        returns = batch["next", "agent", "episode_reward"].mean(-2).squeeze(-1)[ended]
+        self.returns.append(returns.mean().item() if len(returns) else None)
 
     def on_train_end(self, training_td: Any, group: str) -> None:
         """Look at the clock."""
@@ -51,6 +56,8 @@ def make_config(task: dict[str, Any], folder: str) -> ExperimentConfig:
     config.on_policy_collected_frames_per_batch = task["frames"]
     config.on_policy_n_minibatch_iters = task["num_epochs"]
     config.on_policy_minibatch_size = task["minibatch_size"]
+    for name in ("lr", "gamma", "lmbda"):
+        setattr(config, name, task.get(name, getattr(config, name)))
     config.max_n_iters = task["updates"] + 1
     config.max_n_frames = None
     config.evaluation = config.render = config.create_json = False
@@ -73,13 +80,15 @@ def main() -> None:
     clock = Clock()
     spread = PettingZooTask.SIMPLE_SPREAD.get_from_yaml()
     spread.config.update(N=task["num_agents"], max_cycles=task["horizon"])
+    algorithm = MappoConfig.get_from_yaml()
+    algorithm.entropy_coef = task.get("entropy_coef", algorithm.entropy_coef)
     with tempfile.TemporaryDirectory() as folder:
         experiment = Experiment(
             task=spread,
-            algorithm_config=MappoConfig.get_from_yaml(),
+            algorithm_config=algorithm,
             model_config=make_model(task["hidden_sizes"]),
             critic_model_config=make_model(task["hidden_sizes"]),
-            seed=0,
+            seed=task.get("seed", 0),
             config=make_config(task, folder),
             callbacks=[clock],
         )
@@ -89,6 +98,7 @@ def main() -> None:
         "env_steps": [task["frames"]] * (len(trained) - 1),
         "seconds": [b - a for a, b in itertools.pairwise(trained)],
         "update_s": [b - a for a, b in zip(clock.collected, trained, strict=True)][1:],
+        "returns": clock.returns,
     }
     print(json.dumps(result))
 

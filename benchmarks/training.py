@@ -28,7 +28,8 @@ if not __package__:  # run as a file: import from the repository, not from this 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import _report
-from experiments._named import QUICKSTART, SIMPLE_SPREAD
+from experiments._named import QUICKSTART
+from experiments._named_public import SIMPLE_SPREAD
 from marlcore.config import PegInHoleConfig
 
 TIMEOUT_S = 3600.0
@@ -45,10 +46,14 @@ class Contestant:
     task: dict[str, Any]
     is_peer: bool
 
+    def train(self, **changes: Any) -> dict[str, Any]:
+        """Train in a new process, with changes of the task; what its script prints."""
+        task = json.dumps({**self.task, **changes})
+        return _report.run_json([self.python, HERE / self.script, task], timeout_s=TIMEOUT_S)
+
     def run(self, updates: int) -> dict[str, float]:
         """Train in a new process; env steps per second, seconds of an update and of collecting."""
-        task = json.dumps({**self.task, "updates": updates})
-        result = _report.run_json([self.python, HERE / self.script, task], timeout_s=TIMEOUT_S)
+        result = self.train(updates=updates)
         total, update = sum(result["seconds"]), sum(result["update_s"])
         return {
             "env_steps_per_s": sum(result["env_steps"]) / total,
@@ -126,17 +131,7 @@ def simple_spread() -> list[Contestant]:
         for num in (0, 2)
     ]
     if python := _report.peer_python("benchmarl"):
-        algorithm, training = SIMPLE_SPREAD["algorithm"], SIMPLE_SPREAD["training"]
-        task = {
-            "num_envs": training["num_envs"],
-            "frames": rows_of(training),
-            "minibatch_size": rows_of(training) // algorithm["num_minibatches"],
-            "num_epochs": algorithm["num_epochs"],
-            "hidden_sizes": SIMPLE_SPREAD["policy"]["hidden_sizes"],
-            "num_agents": SIMPLE_SPREAD["env"]["factory_kwargs"]["N"],
-            "horizon": SIMPLE_SPREAD["env"]["max_episode_steps"],
-            "num_threads": 1,
-        }
+        task = as_simple_spread()
         contestants += [
             Contestant(
                 f"BenchMARL MAPPO, {how}",
@@ -145,9 +140,24 @@ def simple_spread() -> list[Contestant]:
                 {**task, "parallel": how != "one process"},
                 is_peer=True,
             )
-            for how in ("one process", f"{training['num_envs']} processes")
+            for how in ("one process", f"{task['num_envs']} processes")
         ]
     return contestants
+
+
+def as_simple_spread() -> dict[str, Any]:
+    """What BenchMARL must be told to train on the batches and with the networks of ours."""
+    algorithm, training = SIMPLE_SPREAD["algorithm"], SIMPLE_SPREAD["training"]
+    return {
+        "num_envs": training["num_envs"],
+        "frames": rows_of(training),
+        "minibatch_size": rows_of(training) // algorithm["num_minibatches"],
+        "num_epochs": algorithm["num_epochs"],
+        "hidden_sizes": SIMPLE_SPREAD["policy"]["hidden_sizes"],
+        "num_agents": SIMPLE_SPREAD["env"]["factory_kwargs"]["N"],
+        "horizon": SIMPLE_SPREAD["env"]["max_episode_steps"],
+        "num_threads": 1,
+    }
 
 
 COMPARISONS = {"peg_in_hole": peg_in_hole, "simple_spread": simple_spread}

@@ -56,7 +56,7 @@ def make_config(task: dict[str, Any], folder: str) -> ExperimentConfig:
     config.on_policy_collected_frames_per_batch = task["frames"]
     config.on_policy_n_minibatch_iters = task["num_epochs"]
     config.on_policy_minibatch_size = task["minibatch_size"]
-    for name in ("lr", "gamma", "lmbda"):
+    for name in ("lr", "gamma"):
         setattr(config, name, task.get(name, getattr(config, name)))
     config.max_n_iters = task["updates"] + 1
     config.max_n_frames = None
@@ -81,7 +81,8 @@ def main() -> None:
     spread = PettingZooTask.SIMPLE_SPREAD.get_from_yaml()
     spread.config.update(N=task["num_agents"], max_cycles=task["horizon"])
     algorithm = MappoConfig.get_from_yaml()
-    algorithm.entropy_coef = task.get("entropy_coef", algorithm.entropy_coef)
+    for name in ("lmbda", "entropy_coef"):
+        setattr(algorithm, name, task.get(name, getattr(algorithm, name)))
     with tempfile.TemporaryDirectory() as folder:
         experiment = Experiment(
             task=spread,

@@ -43,6 +43,22 @@ Eight environments of 250 decisions, not two of 1000: the policy decides for fou
 other four step.
 """
 
+TWO_ARM_STATE_CHUNKS: Values = {
+    **TWO_ARM_STATE,
+    "env": {**TWO_ARM_STATE["env"], "num_actions_chunk": 4},
+    "algorithm": {**TWO_ARM_STATE["algorithm"], "gamma": 0.97, "target_kl": 0.1},
+    "training": {
+        **TWO_ARM_STATE["training"],
+        "num_steps_per_rollout": 64,
+        "total_timesteps": 300_000,
+    },
+}
+"""The same with four actions a decision.
+
+A decision has four times the numbers, so a policy that moves each of them as far has four times the
+KL divergence; short rollouts make up for decisions that are four times as rare.
+"""
+
 QUICKSTART: Values = {
     **TWO_ARM_STATE,
     "training": {
@@ -206,6 +222,7 @@ GAMES: dict[str, Values] = {
 COMMON: dict[str, Values] = {
     "quickstart": QUICKSTART,
     "two_arm_state": TWO_ARM_STATE,
+    "two_arm_state_chunks": TWO_ARM_STATE_CHUNKS,
     "two_arm": TWO_ARM,
     "openvla_7b": OPENVLA_7B,
     "openvla_tiny": OPENVLA_TINY,
@@ -216,6 +233,7 @@ COMMON: dict[str, Values] = {
 MEANINGS: dict[str, str] = {
     "quickstart": "two arms learn peg-in-hole from state, staged reward, minutes on a CPU",
     "two_arm_state": "the same, trained on until the peg is held, for comparisons",
+    "two_arm_state_chunks": "the same with chunks of four actions",
     "two_arm": "peg-in-hole with the settings of earlier work: dense reward, chunks of 4",
     "openvla_7b": "peg-in-hole with two OpenVLA-OFT agents (fetches 15 GB from the hub once)",
     "openvla_tiny": "the same code with a small random checkpoint, minutes on a CPU",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlcore.envs.peg_in_hole import PegInHoleEnv
-from marlcore.envs.rewards import HOLE_OFFSET_M
+from marlcore.envs.rewards import HOLE_OFFSET_M, STAND_OFF_M
 
 Floats = NDArray[np.float64]
 
@@ -20,8 +20,6 @@ _GAIN = 0.7
 """Share of what is missing that one env step makes up for."""
 _TURN_SHARE, _MOVE_SHARE = 0.25, 0.8
 """Of the peg's hand; the hole's does the rest. With halves, a third of the Pandas get stuck."""
-_STAND_OFF_M = 0.30
-"""Where the peg's centre waits on the hole's axis until it is aligned."""
 _ALIGNED_COS, _ON_AXIS_M = 0.995, 0.015
 """Better than this the peg goes in; it stays on the way once it has begun."""
 _SPEED_M = 0.02
@@ -39,7 +37,7 @@ class ScriptedInsertion:
 
     def __init__(self, env: PegInHoleEnv) -> None:
         self._env = env
-        self._distance_m = _STAND_OFF_M
+        self._distance_m = STAND_OFF_M
 
     def actions(self) -> NDArray[np.float32]:
         """What both hands do next: [2, 6] in [-1, 1]."""

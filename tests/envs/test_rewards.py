@@ -85,9 +85,9 @@ def test_staged_reward_of_a_peg_at_rest_in_the_hole_is_1_85() -> None:
 
 
 def test_staged_reward_at_the_stand_off_beside_the_axis_is_worked_by_hand() -> None:
-    # 5d = ln 2, so 1 - tanh 5d = 0.4; cos = 0, so (1 + cos) / 2 = 0.5; t = 0.20, so S = 1:
+    # 5d = ln 2, so 1 - tanh 5d = 0.4; cos = 0, so (1 + cos) / 2 = 0.5; t = 0.30, so S = 1:
     # 0.1 (0.5 + 0.4 * 0.5 + 0.5) = 0.12
-    reward = staged_reward(success=False, cos=0.0, t=0.20, d=math.log(2) / 5)
+    reward = staged_reward(success=False, cos=0.0, t=0.30, d=math.log(2) / 5)
     assert reward == pytest.approx(0.12)
 
 
@@ -99,12 +99,10 @@ def test_staged_reward_wants_the_hole_before_the_free_end_of_the_peg(t: float, d
     assert behind < before
 
 
-def test_staged_reward_of_a_peg_that_points_in_grows_with_depth() -> None:
-    # On the axis and aligned g = 1, S = 1: 0.1 (1 + 1 + 0.5) + 0.4 (0.5 + 1 - tanh 4|t|);
-    # 4|t| = ln 2 gives 0.25 + 0.4 * 0.9 = 0.61.
-    outside = staged_reward(success=False, cos=1.0, t=math.log(2) / 4, d=0.0)
-    assert outside == pytest.approx(0.61)
-    assert staged_reward(success=False, cos=1.0, t=0.16, d=0.0) > outside
+def test_staged_reward_of_a_peg_that_points_in_grows_as_much_with_every_centimetre() -> None:
+    # On the axis and aligned g = 1, S = 1: 0.1 (1 + 1 + 0.5) + 0.4 (0.5 + 1 - |t| / 0.30).
+    found = [staged_reward(success=False, cos=1.0, t=t, d=0.0) for t in (0.4, 0.3, 0.225, 0.15, 0)]
+    assert found == pytest.approx([0.45, 0.45, 0.55, 0.65, 0.85])
 
 
 @given(cos=unit, t=metres, d=distances)

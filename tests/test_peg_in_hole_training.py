@@ -16,12 +16,12 @@ from marlcore.recording import read_records
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_arms_learn_something_in_minutes(tmp_path: Path) -> None:
-    """A random policy's returns are 19 to 20; twelve updates lift them by 4 to 7."""
+    """A random policy's returns are 19 to 20; twenty updates lift them by 4 to 7."""
     done = subprocess.run(
         [
             *(sys.executable, "experiments/mappo.py", "--id", "short", "with", "quickstart"),
-            *("seed=1", "stop_success_rate=null", "total_timesteps=24000"),
-            *("checkpoint_every=12000", "num_eval_episodes=4"),
+            *("seed=1", "stop_success_rate=null", "total_timesteps=20000"),
+            *("checkpoint_every=10000", "num_eval_episodes=4"),
         ],
         env={**os.environ, "MARL_RUNS_DIR": str(tmp_path)},
         capture_output=True,
@@ -31,11 +31,11 @@ def test_two_arms_learn_something_in_minutes(tmp_path: Path) -> None:
     run = tmp_path / "short"
     records = read_records(run / "metrics.jsonl")
     returns = [r.metrics["rollout/return_mean"] for r in records if "update/entropy" in r.metrics]
-    assert len(returns) == 12
+    assert len(returns) == 12  # of 20 rollouts of 125: those in which episodes of 200 ended
     assert sum(returns[-2:]) / 2 > sum(returns[:2]) / 2 + 2.0
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["num_episodes"] == 4
     assert evaluation["return_mean"] > sum(returns[:2]) / 2 + 2.0
     assert (run / "video.mp4").stat().st_size > 10_000
-    assert (run / "checkpoint_24000" / "manifest.json").exists()
+    assert (run / "checkpoint_20000" / "manifest.json").exists()
     assert "success rate" in done.stdout

@@ -25,7 +25,7 @@ train: setup
 	.venv/bin/python experiments/acppo.py with quickstart
 
 test: setup browser servers
-	.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Tests of the pages need a browser and npm; without them they are skipped, and say so.
 browser:

@@ -18,7 +18,7 @@ from experiments import _named
 from experiments._experiment import Script, commandline
 from marlcore.config import ACPPOConfig
 
-# A decision is then discounted as MAPPO's 0.99 and 0.95 do it.
+# A decision is then discounted as MAPPO's gamma and gae_lambda of 0.95 do it.
 _LIKE_MAPPO = {"algorithm": {"gamma_prime": None, "lambda_prime": 0.975}}
 
 SCRIPT = Script(
@@ -28,6 +28,7 @@ SCRIPT = Script(
         **_named.COMMON,
         "quickstart": _named.merged(_named.QUICKSTART, _LIKE_MAPPO),
         "two_arm_state": _named.merged(_named.TWO_ARM_STATE, _LIKE_MAPPO),
+        "two_arm_state_chunks": _named.merged(_named.TWO_ARM_STATE_CHUNKS, _LIKE_MAPPO),
         "two_arm": _named.merged(
             _named.TWO_ARM, {"algorithm": {"gamma_prime": 0.99, "lambda_prime": 0.95}}
         ),

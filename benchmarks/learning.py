@@ -6,14 +6,14 @@
 Three particles, 25 steps, mpe2's and PettingZoo's default reward, mean over agents, of training
 episodes. Batches, epochs, minibatches and hidden layers are those of our named config. BenchMARL
 runs twice: with its own learning rate (5e-5), lambda (0.9) and entropy bonus (0), and with ours
-(7e-4, 0.95, 0.01). Runs that are there (build/learning) are not made again.
+(7e-4, 0.95, 0.01).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +25,13 @@ from benchmarks.training import Contestant, as_simple_spread, ours, rows_of
 from experiments._named_public import SIMPLE_SPREAD
 from experiments.tracking import plots
 from experiments.tracking.compare import Comparison, Run, compare
+from experiments.tracking.export import check_output
 from experiments.tracking.view import RunView, Series
 from marlcore.config import MAPPOConfig
 
 METRIC = "rollout/return_mean"
-RESULTS = _report.ROOT / "build" / "learning"
+ROWS = rows_of(SIMPLE_SPREAD["training"])
+"""Env steps of a rollout."""
 
 
 def contestants() -> list[Contestant]:
@@ -54,54 +56,43 @@ def contestants() -> list[Contestant]:
 
 
 def learn(contestant: Contestant, *, seed: int, updates: int) -> Run:
-    """The curve of one run, made now or read."""
-    slug = "".join(c if c.isalnum() else "_" for c in contestant.name)
-    path = RESULTS / f"{slug}-{updates}-{seed}.json"
-    if not path.exists():
-        _report.say(f"{contestant.name}, seed {seed}")
-        result = contestant.train(seed=seed, updates=updates)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result), encoding="utf-8")
-    result = json.loads(path.read_text(encoding="utf-8"))
-    rows = rows_of(SIMPLE_SPREAD["training"])
-    points = [(rows * (i + 1), x) for i, x in enumerate(result["returns"]) if x is not None]
-    seconds = sum(result["seconds"])
+    """The curve of one run; its seconds are those after the first update, which warms up."""
+    _report.say(f"{contestant.name}, seed {seed}")
+    result = contestant.train(seed=seed, updates=updates)
+    returns = enumerate(result["returns"], start=1)
+    points = [(ROWS * count, value) for count, value in returns if value is not None]
     series = Series([step for step, _ in points], [], [value for _, value in points])
     config = {"library": contestant.name, "seed": seed}
-    view = RunView(path.stem, contestant.name, "COMPLETED", config, started=0.0, ended=seconds)
+    name, seconds = contestant.name, sum(result["seconds"])
+    view = RunView(f"{name}, {seed}", name, "COMPLETED", config, started=0.0, ended=seconds)
     return view, {METRIC: series}
 
 
-def report(comparison: Comparison, seconds: dict[str, list[float]]) -> None:
+def report(comparison: Comparison, runs: Sequence[Run]) -> None:
     """Print a table: final return with its interval, and the seconds of a run."""
-    rows = [
-        [
-            group.label,
-            str(group.size),
-            group.score.text(),
-            f"{min(seconds[group.label]):.0f} to {max(seconds[group.label]):.0f}",
-        ]
-        for group in comparison.groups
-    ]
+    rows: list[list[str]] = []
+    for group in comparison.groups:
+        seconds = [view.seconds or 0.0 for view, _ in runs if view.name == group.label]
+        span = f"{min(seconds):.0f} to {max(seconds):.0f}"
+        rows.append([group.label, str(group.size), group.score.text(), span])
     _report.print_table(("", "seeds", "final return, IQM [95 %]", "seconds"), rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
-    parser.add_argument("--timesteps", type=int, default=200_000, help="env steps of a run")
+    parser.add_argument("--timesteps", type=int, default=200_000, help="env steps (200000)")
     parser.add_argument("--png", type=Path, help="where the curves are drawn")
     arguments = parser.parse_args()
-    updates = max(1, arguments.timesteps // rows_of(SIMPLE_SPREAD["training"]) - 1)
-    runs: list[Run] = []
-    seconds: dict[str, list[float]] = {}
-    for seed in arguments.seeds:
-        for contestant in contestants():
-            run = learn(contestant, seed=seed, updates=updates)
-            runs.append(run)
-            seconds.setdefault(contestant.name, []).append(run[0].seconds or 0.0)
+    updates = arguments.timesteps // ROWS - 1
+    if updates < 1:
+        parser.error(f"--timesteps {arguments.timesteps} is refused; give {2 * ROWS} or more")
+    if arguments.png is not None:
+        check_output(arguments.png)
+    compared = contestants()
+    runs = [learn(one, seed=seed, updates=updates) for seed in arguments.seeds for one in compared]
     comparison = compare(runs, metric=METRIC, labels=[view.name for view, _ in runs])
-    report(comparison, seconds)
+    report(comparison, runs)
     if arguments.png is not None:
         title = "simple_spread: return of training episodes"
         plots.write_png([replace(comparison, title=title, warnings=())], arguments.png)

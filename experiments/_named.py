@@ -38,7 +38,7 @@ TWO_ARM_STATE: Values = {
         "num_eval_episodes": 100,
     },
 }
-"""Two arms learn to put the peg into the hole from state and hold it there, within three minutes.
+"""Two arms learn to put the peg into the hole from state and hold it there, in some three minutes.
 
 Eight environments of 125 decisions, not one of 1000: the policy decides for four at once while the
 other four step.

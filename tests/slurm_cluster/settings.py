@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 NODES = {"n1": "127.0.1.1", "n2": "127.0.1.2"}
@@ -14,6 +15,9 @@ def slurm_conf(root: Path, ports: dict[str, int], changes: dict[str, str]) -> st
         "ClusterName": "two",
         "SlurmctldHost": "localhost",
         "SlurmctldPort": str(ports["slurmctld"]),
+        # A job's processes meet at a port that follows from its id: clusters side by side, one for
+        # each of pytest's workers, have other ids.
+        "FirstJobId": str(1 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])),
         "SlurmUser": "root",
         "SlurmdUser": "root",
         "AuthType": "auth/munge",

@@ -197,8 +197,8 @@ def test_a_killed_process_is_a_failure_that_is_told(desk: Desk, name: str, death
 
 @pytest.mark.slow
 def test_a_node_that_fails_twice_is_avoided(desk: Desk) -> None:
-    job_id = desk.submit(*LONG, "--id", "bad-node", "--sbatch", "nodelist=n1")
-    desk.cluster.run("scontrol", "update", f"JobId={job_id}", "ReqNodeList=", check=False)
+    desk.cluster.run("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=test")
+    job_id = desk.submit(*LONG, "--id", "bad-node")
     for attempt in (1, 2):
         desk.wait_for(
             "bad-node", lambda one, a=attempt: one.attempt == a and one.status == "RUNNING"
@@ -206,8 +206,10 @@ def test_a_node_that_fails_twice_is_avoided(desk: Desk) -> None:
         desk.cluster.kill_node("n1")
         desk.cluster.wait(job_id, "PENDING", "NODE_FAIL")
         desk.cluster.start_node("n1")
+    said = "n1 failed 2 times under this job"
+    desk.wait_for("bad-node", lambda _: said in desk.log("bad-node", "batch.log"))
+    desk.cluster.run("scontrol", "update", "NodeName=n2", "State=RESUME")
     job = desk.wait_for("bad-node", lambda one: one.attempt == 3)
     assert job.host == "n2"
-    assert "n1 failed 2 times under this job" in desk.log("bad-node", "batch.log")
     desk.cluster.run("scancel", job_id)
     assert SMALL and sys.executable

@@ -82,7 +82,7 @@ class Sweeper:
         found = self.runs()
         tests = {name for name in found if name.endswith("-s9")}
         assert found.keys() - tests == {f"{self.name}-t{n:04d}-s0" for n in range(3)}
-        assert {one.status for one in found.values()} == {"COMPLETED"}
+        assert {one.status for one in found.values()} == {"COMPLETED"}, self.logs()
 
 
 @pytest.fixture

@@ -98,6 +98,7 @@ _PPO_ALONE = (
     "algorithm.normalise_values",
     "algorithm.value_clip",
     "algorithm.huber_delta",
+    "policy.final_log_std",
     "training.stop_success_rate",
     "training.stop_window",
 )
@@ -189,7 +190,7 @@ IGNORED = (
         "leave it out, or use experiments/mappo.py",
     ),
     Rule(
-        ("policy.initial_log_std", "policy.learn_std"),
+        ("policy.initial_log_std", "policy.learn_std", "policy.final_log_std"),
         lambda config: isinstance(config.env, GameConfig) and config.env.game != "sum_coordination",
         "this game has discrete actions, which have no standard deviation",
         "leave it out",

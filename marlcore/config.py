@@ -73,6 +73,9 @@ class PerceptronSection(Section):
     dimension."""
     learn_std: bool = True
     """Whether the standard deviation is learned."""
+    final_log_std: Annotated[float, Field(ge=-5, le=2)] | None = None
+    """Every update ends with the log standard deviation at or below a line that leads, over the
+    run, from initial_log_std to this; null: there is no such line."""
     normalise_observations: bool = True
     """Whether observations are normalised by running moments."""
     observation_clip: Positive = 5.0
@@ -82,6 +85,15 @@ class PerceptronSection(Section):
     the arms' proprio."""
     critic_hidden_sizes: Sizes = (128, 128)
     """Widths of the critics' hidden layers."""
+
+    @model_validator(mode="after")
+    def _noise_falls(self) -> PerceptronSection:
+        if self.final_log_std is not None and self.final_log_std > self.initial_log_std:
+            raise ValueError(
+                f"policy.final_log_std {self.final_log_std} is above policy.initial_log_std "
+                f"{self.initial_log_std}; give a lower number, or null for noise without a bound"
+            )
+        return self
 
 
 class MLPConfig(PerceptronSection):

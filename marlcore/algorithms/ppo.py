@@ -63,7 +63,7 @@ class PPOUpdater:
         Args:
             rollout: of this process.
             targets: advantages and value targets of the rollout.
-            remaining: share of the run still to come, for lr_decay.
+            remaining: share of the run still to come, for lr_decay and noise that falls.
 
         Raises:
             FloatingPointError: if a loss is not finite; the parameters keep their last good values.
@@ -83,6 +83,7 @@ class PPOUpdater:
                 self._step(minibatch, report)
             if config.target_kl is not None and report.epoch_kl() > config.target_kl:
                 break
+        self._policy.actors.limit_noise(remaining)
         return {**report.metrics(), **self._policy.after_update(rollout)}
 
     def _in_training_units(self, rollout: Rollout, targets: Targets) -> tuple[Rollout, Targets]:

@@ -125,7 +125,9 @@ def _mlp_actors(
         share_policy=config.share_policy,
         agent_id=config.agent_id,
         uses_beliefs=uses_beliefs,
-        head=GaussianHead(config.initial_log_std, config.learn_std),
+        head=GaussianHead(
+            config.initial_log_std, config.learn_std, final_log_std=config.final_log_std
+        ),
         normalise_observations=config.normalise_observations,
         observation_clip=config.observation_clip,
         generator=generator,

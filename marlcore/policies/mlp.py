@@ -30,6 +30,8 @@ class GaussianHead:
     learned: bool
     min_log_std: float = -5.0
     max_log_std: float = 2.0
+    final_log_std: float | None = None
+    """Where the line ends that `limit_noise` follows; None: there is no line."""
 
 
 class MLPActors(Actors):
@@ -122,6 +124,13 @@ class MLPActors(Actors):
     def features(self, inputs: Inputs) -> Tensor:
         """Return the normalised vectors, flat, and features of the images: [E, N, H * O + F]."""
         return torch.cat(self._seen(inputs, range(self.layout.num_agents), None), dim=-1)
+
+    @torch.no_grad()
+    def limit_noise(self, remaining: float) -> None:
+        """Hold the log standard deviation at or below the line that leads to `final_log_std`."""
+        start, end = self._head.initial_log_std, self._head.final_log_std
+        if end is not None:
+            self.log_std.clamp_(max=end + (start - end) * remaining)
 
     @torch.no_grad()
     def update_moments(self, inputs: Inputs) -> None:

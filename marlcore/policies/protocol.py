@@ -78,6 +78,13 @@ class Actors(nn.Module, ABC):
     def update_moments(self, inputs: Inputs) -> None:
         """Fold the inputs of decisions [R, ...] into observation statistics, if there are any."""
 
+    def limit_noise(self, remaining: float) -> None:
+        """Lower the bound of exploration noise, if there is one that falls; between updates.
+
+        Args:
+            remaining: share of the run still to come, in [0, 1].
+        """
+
     @abstractmethod
     def microbatch_size(self, inputs: Inputs, asked: int | None, more_passes: int) -> int:
         """Return how many rows of a minibatch `inputs` [B, ...] go forward and backward at once.

@@ -133,6 +133,34 @@ def test_learning_rates_fall_to_nothing_over_the_run() -> None:
     assert [group["lr"] for group in updater.optimiser.param_groups] == [0.0025, 0.00025]
 
 
+@pytest.mark.parametrize("share_policy", [False, True])
+def test_noise_is_held_below_a_line_and_free_under_it(share_policy: bool) -> None:
+    """With one actor for all, too."""
+    noise = {"initial_log_std": -0.5, "final_log_std": -2.5, "share_policy": share_policy}
+    config = make_config(policy=noise, algorithm={"num_epochs": 1, "num_minibatches": 1})
+    policy, collection, targets = collect(config)
+    updater = PPOUpdater(policy, config.algorithm, shuffle=torch.Generator().manual_seed(0))
+    log_std = policy.get_parameter("actors.log_std")
+    with torch.no_grad():
+        log_std[..., 0] = -2.0  # of its own accord
+    updater.update(collection.rollout, targets, remaining=0.5)
+    assert torch.equal(log_std[..., 1:], torch.full_like(log_std[..., 1:], -1.5))
+    torch.testing.assert_close(
+        log_std[..., 0], torch.full_like(log_std[..., 0], -2.0), atol=0.01, rtol=0
+    )
+    updater.update(collection.rollout, targets, remaining=0.0)
+    assert log_std.max().item() == -2.5
+
+
+def test_noise_without_a_line_is_learned_alone() -> None:
+    config = make_config(algorithm={"actor_lr": 1e-2})
+    policy, collection, targets = collect(config)
+    updater = PPOUpdater(policy, config.algorithm, shuffle=torch.Generator().manual_seed(0))
+    updater.update(collection.rollout, targets, remaining=0.0)
+    start = config.policy.initial_log_std
+    assert (policy.get_parameter("actors.log_std") - start).abs().max().item() < 0.1
+
+
 def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
     config = make_config()
     policy, collection, targets = collect(config)

@@ -23,7 +23,7 @@ TWO_ARM_STATE: Values = {
         "kind": "mlp",
         "hidden_sizes": [128, 128],
         "critic_hidden_sizes": [128, 128],
-        "final_log_std": -2.0,
+        "final_log_std": -3.0,
     },
     "algorithm": {
         "gamma": 0.97,
@@ -39,7 +39,7 @@ TWO_ARM_STATE: Values = {
         "num_envs": 8,
         "num_env_groups": 2,
         "num_steps_per_rollout": 125,
-        "total_timesteps": 100_000,
+        "total_timesteps": 120_000,
         "num_eval_episodes": 100,
     },
 }

@@ -74,8 +74,8 @@ class PerceptronSection(Section):
     learn_std: bool = True
     """Whether the standard deviation is learned."""
     final_log_std: Annotated[float, Field(ge=-5, le=2)] | None = None
-    """Every update ends with the log standard deviation at or below a line that leads, over the
-    run, from initial_log_std to this; null: there is no such line."""
+    """The standard deviation stays at or below a straight line over the run that begins at
+    exp(initial_log_std) and ends at exp of this; null: there is no such line."""
     normalise_observations: bool = True
     """Whether observations are normalised by running moments."""
     observation_clip: Positive = 5.0

@@ -6,6 +6,7 @@ B numbers of one agent's belief parameters   F features of images, 0 without.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class GaussianHead:
     min_log_std: float = -5.0
     max_log_std: float = 2.0
     final_log_std: float | None = None
-    """Where the line ends that `limit_noise` follows; None: there is no line."""
+    """log of where the line ends that `limit_noise` follows; None: there is no line."""
 
 
 class MLPActors(Actors):
@@ -127,10 +128,10 @@ class MLPActors(Actors):
 
     @torch.no_grad()
     def limit_noise(self, remaining: float) -> None:
-        """Hold the log standard deviation at or below the line that leads to `final_log_std`."""
-        start, end = self._head.initial_log_std, self._head.final_log_std
-        if end is not None:
-            self.log_std.clamp_(max=end + (start - end) * remaining)
+        """Hold the standard deviation at or below a line from its start to its end."""
+        if self._head.final_log_std is not None:
+            start, end = math.exp(self._head.initial_log_std), math.exp(self._head.final_log_std)
+            self.log_std.clamp_(max=math.log(end + (start - end) * remaining))
 
     @torch.no_grad()
     def update_moments(self, inputs: Inputs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -136,20 +137,23 @@ def test_learning_rates_fall_to_nothing_over_the_run() -> None:
 @pytest.mark.parametrize("share_policy", [False, True])
 def test_noise_is_held_below_a_line_and_free_under_it(share_policy: bool) -> None:
     """With one actor for all, too."""
-    noise = {"initial_log_std": -0.5, "final_log_std": -2.5, "share_policy": share_policy}
+    noise = {
+        "initial_log_std": math.log(0.6),
+        "final_log_std": math.log(0.1),
+        "share_policy": share_policy,
+    }
     config = make_config(policy=noise, algorithm={"num_epochs": 1, "num_minibatches": 1})
     policy, collection, targets = collect(config)
     updater = PPOUpdater(policy, config.algorithm, shuffle=torch.Generator().manual_seed(0))
     log_std = policy.get_parameter("actors.log_std")
     with torch.no_grad():
-        log_std[..., 0] = -2.0  # of its own accord
+        log_std[..., 0] = math.log(0.2)  # of its own accord
     updater.update(collection.rollout, targets, remaining=0.5)
-    assert torch.equal(log_std[..., 1:], torch.full_like(log_std[..., 1:], -1.5))
-    torch.testing.assert_close(
-        log_std[..., 0], torch.full_like(log_std[..., 0], -2.0), atol=0.01, rtol=0
-    )
+    for own, bound in log_std.exp().tolist():
+        assert own == pytest.approx(0.2, abs=0.01)
+        assert bound == pytest.approx(0.35)
     updater.update(collection.rollout, targets, remaining=0.0)
-    assert log_std.max().item() == -2.5
+    assert log_std.exp().flatten().tolist() == pytest.approx([0.1] * log_std.numel())
 
 
 def test_noise_without_a_line_is_learned_alone() -> None:

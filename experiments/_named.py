@@ -39,7 +39,7 @@ TWO_ARM_STATE: Values = {
         "num_envs": 8,
         "num_env_groups": 2,
         "num_steps_per_rollout": 125,
-        "total_timesteps": 120_000,
+        "total_timesteps": 140_000,
         "num_eval_episodes": 100,
     },
 }

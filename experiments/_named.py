@@ -69,7 +69,6 @@ QUICKSTART: Values = {
     **TWO_ARM_STATE,
     "training": {
         **TWO_ARM_STATE["training"],
-        "total_timesteps": 140_000,
         "stop_success_rate": 1.0,
         "stop_window": 20,
         "num_eval_episodes": 20,

@@ -55,7 +55,29 @@ __all__ = [
 ]
 
 
-class PerceptronSection(Section):
+class GaussianSection(Section):
+    """The noise of continuous actions: a standard deviation that no observation changes."""
+
+    initial_log_std: Annotated[float, Field(ge=-5, le=2)] = -0.7
+    """log of the Gaussian's standard deviation at the start, the same for every action
+    dimension."""
+    learn_std: bool = True
+    """Whether the standard deviation is learned."""
+    final_log_std: Annotated[float, Field(ge=-5, le=2)] | None = None
+    """The standard deviation stays at or below a straight line over the run that begins at
+    exp(initial_log_std) and ends at exp of this; null: there is no such line."""
+
+    @model_validator(mode="after")
+    def _noise_falls(self) -> GaussianSection:
+        if self.final_log_std is not None and self.final_log_std > self.initial_log_std:
+            raise ValueError(
+                f"policy.final_log_std {self.final_log_std} is above policy.initial_log_std "
+                f"{self.initial_log_std}; give a lower number, or null for noise without a bound"
+            )
+        return self
+
+
+class PerceptronSection(GaussianSection):
     """Perceptrons that act, and perceptrons that judge: what `mlp` and `cnn` share."""
 
     share_policy: bool = False
@@ -68,14 +90,6 @@ class PerceptronSection(Section):
     """Non-linearity between layers."""
     output_gain: Positive = 0.01
     """Gain of the orthogonal initialisation of the actor's last layer."""
-    initial_log_std: Annotated[float, Field(ge=-5, le=2)] = -0.7
-    """log of the Gaussian's standard deviation at the start, the same for every action
-    dimension."""
-    learn_std: bool = True
-    """Whether the standard deviation is learned."""
-    final_log_std: Annotated[float, Field(ge=-5, le=2)] | None = None
-    """The standard deviation stays at or below a straight line over the run that begins at
-    exp(initial_log_std) and ends at exp of this; null: there is no such line."""
     normalise_observations: bool = True
     """Whether observations are normalised by running moments."""
     observation_clip: Positive = 5.0
@@ -85,15 +99,6 @@ class PerceptronSection(Section):
     the arms' proprio."""
     critic_hidden_sizes: Sizes = (128, 128)
     """Widths of the critics' hidden layers."""
-
-    @model_validator(mode="after")
-    def _noise_falls(self) -> PerceptronSection:
-        if self.final_log_std is not None and self.final_log_std > self.initial_log_std:
-            raise ValueError(
-                f"policy.final_log_std {self.final_log_std} is above policy.initial_log_std "
-                f"{self.initial_log_std}; give a lower number, or null for noise without a bound"
-            )
-        return self
 
 
 class MLPConfig(PerceptronSection):
@@ -121,7 +126,7 @@ class TinyConfig(Section):
     """Which policy."""
 
 
-class OpenVLAConfig(Section):
+class OpenVLAConfig(GaussianSection):
     """OpenVLA-OFT: a vision-language-action model for each agent, on one frozen backbone."""
 
     kind: Literal["openvla"]
@@ -149,8 +154,6 @@ class OpenVLAConfig(Section):
     """Floor of it."""
     max_log_std: Annotated[float, Field(ge=-10, le=2)] = 0.0
     """Ceiling of it."""
-    learn_std: bool = True
-    """Whether the standard deviation is learned."""
     lora_rank: Count = 32
     """Rank of the adapters."""
     lora_alpha: Positive = 16.0
@@ -200,6 +203,11 @@ class OpenVLAConfig(Section):
             raise ValueError(
                 f"policy.initial_log_std {self.initial_log_std} is not between policy.min_log_std "
                 f"{self.min_log_std} and policy.max_log_std {self.max_log_std}"
+            )
+        if self.final_log_std is not None and self.final_log_std < self.min_log_std:
+            raise ValueError(
+                f"policy.final_log_std {self.final_log_std} is below policy.min_log_std "
+                f"{self.min_log_std}; give a higher number, or lower min_log_std as well"
             )
         if self.cache_boundary and (self.lora_layers is None or self.train_proprio_projector):
             raise ValueError(

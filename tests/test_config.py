@@ -137,6 +137,24 @@ def test_the_reason_of_a_validator_is_the_message() -> None:
     assert message.startswith("15 rows do not split into 8 minibatches")
 
 
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            {"final_log_std": 0},
+            "policy.final_log_std 0.0 is above policy.initial_log_std -0.7; give a lower number",
+        ),
+        (
+            {"kind": "openvla", "pretrained_checkpoint": "tiny", "min_log_std": -2}
+            | {"final_log_std": -3},
+            "policy.final_log_std -3.0 is below policy.min_log_std -2.0; give a higher number",
+        ),
+    ],
+)
+def test_noise_falls_and_not_below_its_floor(policy: dict[str, Any], message: str) -> None:
+    assert refusal(policy=policy).startswith(message)
+
+
 def test_names_of_keyword_arguments_are_identifiers() -> None:
     env = {"kind": "pettingzoo", "factory": "a:b", "factory_kwargs": {"py/object": 1}}
     assert "env.factory_kwargs" in refusal(env=env)

@@ -32,7 +32,17 @@ class GaussianHead:
     min_log_std: float = -5.0
     max_log_std: float = 2.0
     final_log_std: float | None = None
-    """log of where the line ends that `limit_noise` follows; None: there is no line."""
+    """Where the bound ends that falls over the run; None: there is no such bound."""
+
+    def bound(self, remaining: float) -> float:
+        """Return the most that the log standard deviation may be now.
+
+        The bound of the standard deviation itself is a straight line over the run.
+        """
+        if self.final_log_std is None:
+            return math.inf
+        start, end = math.exp(self.initial_log_std), math.exp(self.final_log_std)
+        return math.log(end + (start - end) * remaining)
 
 
 class MLPActors(Actors):
@@ -128,10 +138,8 @@ class MLPActors(Actors):
 
     @torch.no_grad()
     def limit_noise(self, remaining: float) -> None:
-        """Hold the standard deviation at or below a line from its start to its end."""
-        if self._head.final_log_std is not None:
-            start, end = math.exp(self._head.initial_log_std), math.exp(self._head.final_log_std)
-            self.log_std.clamp_(max=math.log(end + (start - end) * remaining))
+        """Hold the standard deviation at or below its bound."""
+        self.log_std.clamp_(max=self._head.bound(remaining))
 
     @torch.no_grad()
     def update_moments(self, inputs: Inputs) -> None:

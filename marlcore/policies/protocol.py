@@ -78,6 +78,7 @@ class Actors(nn.Module, ABC):
     def update_moments(self, inputs: Inputs) -> None:
         """Fold the inputs of decisions [R, ...] into observation statistics, if there are any."""
 
+    @abstractmethod
     def limit_noise(self, remaining: float) -> None:
         """Lower the bound of exploration noise, if there is one that falls; between updates.
 

@@ -119,9 +119,9 @@ class OpenVLAActors(Actors):
         # In a chain the first agent alone has no belief to read.
         self.proprio_projectors = nn.ModuleList(parts.projectors[:1] if extra else parts.projectors)
         self.proprio_projectors_extended = nn.ModuleList(wider[:1] if self._share else wider)
-        self._log_std_bounds = (parts.log_std.min_log_std, parts.log_std.max_log_std)
-        start = torch.full((len(parts.heads), self.layout.width), parts.log_std.initial_log_std)
-        self.log_std = nn.Parameter(start, requires_grad=parts.log_std.learned)
+        self._noise = noise = parts.log_std
+        start = torch.full((len(parts.heads), self.layout.width), noise.initial_log_std)
+        self.log_std = nn.Parameter(start, requires_grad=noise.learned)
         self.proprio_quantiles, self.action_quantiles = parts.proprio, parts.action
         self.prompts, self.adapters = parts.prompts, parts.adapters
         own_view = torch.arange(num_views).repeat(history) >= spec.num_shared_views
@@ -334,7 +334,13 @@ class OpenVLAActors(Actors):
 
     def bounded_log_std(self) -> Tensor:
         """Return log sigma [groups, D], clamped; the gradient passes, so that it can come back."""
-        return self.log_std + (self.log_std.clamp(*self._log_std_bounds) - self.log_std).detach()
+        bounds = (self._noise.min_log_std, self._noise.max_log_std)
+        return self.log_std + (self.log_std.clamp(*bounds) - self.log_std).detach()
+
+    @torch.no_grad()
+    def limit_noise(self, remaining: float) -> None:
+        """Hold the standard deviation at or below its bound."""
+        self.log_std.clamp_(max=self._noise.bound(remaining))
 
     def _normalised(self, proprio: Tensor) -> Tensor:
         return self.proprio_quantiles.normalise(proprio).float()

@@ -118,7 +118,11 @@ def _from_folder(
         action=action,
         adapters=_adapters(config, model, names, generator),
         log_std=GaussianHead(
-            config.initial_log_std, config.learn_std, config.min_log_std, config.max_log_std
+            config.initial_log_std,
+            config.learn_std,
+            config.min_log_std,
+            config.max_log_std,
+            config.final_log_std,
         ),
         store=_store(config, span + spare, patches, model),
         boundaries=_boundaries(config, spec, kept, prompts, model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -254,6 +255,16 @@ def test_log_std_stays_between_floor_and_ceiling() -> None:
         distribution.std.sum().backward()  # it can come back
     assert policy.actors.log_std.grad is not None
     assert torch.all(policy.actors.log_std.grad > 0)
+
+
+def test_noise_is_held_below_a_line_over_the_run() -> None:
+    policy, _, _ = build(
+        vla_config("mappo", policy={"initial_log_std": 0.0, "final_log_std": math.log(0.2)})
+    )
+    for remaining, std in ((1.0, 1.0), (0.5, 0.6), (0.0, 0.2)):
+        policy.actors.limit_noise(remaining)
+        bound = policy.actors.bounded_log_std().exp()
+        torch.testing.assert_close(bound, torch.full_like(bound, std))
 
 
 @pytest.mark.parametrize("entry", [0, 1])

@@ -39,7 +39,7 @@ TWO_ARM_STATE: Values = {
         "num_envs": 8,
         "num_env_groups": 2,
         "num_steps_per_rollout": 125,
-        "total_timesteps": 140_000,
+        "total_timesteps": 100_000,
         "num_eval_episodes": 100,
     },
 }
@@ -69,6 +69,7 @@ QUICKSTART: Values = {
     **TWO_ARM_STATE,
     "training": {
         **TWO_ARM_STATE["training"],
+        "total_timesteps": 140_000,
         "stop_success_rate": 1.0,
         "stop_window": 20,
         "num_eval_episodes": 20,

@@ -124,18 +124,20 @@ def dense_reward(
 
 
 def staged_reward(*, success: bool, cos: float, t: float, d: float) -> float:
-    """Reward in two stages: be aligned, on the axis and at a stand-off; then go in. In [0, 1.85].
+    """Reward in two stages: be aligned, on the axis and at a stand-off; then go in. In [0, 1.6].
 
         g = 1 if d < 0.06 and cos > 0.95 and t > -0.12 else 0    (the peg points into the hole)
         S = 1 if g else 1 - tanh(4 |t - 0.30|)                   (stand-off)
-        r = 0.1 ((1 + cos) / 2 + (1 - tanh 5d) (1 + cos) / 2 + 0.5 S)
-            + 0.4 g (0.5 + max(0, 1 - |t| / 0.30)) + success
+        r = 0.2 ((1 + cos) / 2 + (1 - tanh 5d) (1 + cos) / 2 + 0.5 S)
+            + 0.4 g (0.5 + max(0, 1 - |t| / 0.30)) + 0.5 success
 
     The dense reward has a local optimum with the peg leaning on the outside of the plate; the
     stand-off keeps the peg away from the plate until it can enter. It is before the peg's free
     end, t > 0: the hand holds the other one, and an arm that brought that end to the hole would
     never get it in (docs/LOG.md, 2026-11-26). From the stand-off on every centimetre pays the same:
-    where the slope is less there than in the hole, policies stay for long (2026-11-30).
+    where the slope is less there than in the hole, policies stay for long (2026-11-30). Success
+    pays little beside the way to it: PPO divides advantages by their standard deviation, and what
+    few episodes gain would drown what the others could learn (the same day).
 
     Args:
         success: whether `is_success` holds.
@@ -148,4 +150,4 @@ def staged_reward(*, success: bool, cos: float, t: float, d: float) -> float:
     on_axis = (1 - math.tanh(5 * d)) * aligned
     stand_off = 1.0 if pointing_in else 1 - math.tanh(4 * abs(t - STAND_OFF_M))
     depth = 0.5 + max(0.0, 1 - abs(t) / STAND_OFF_M) if pointing_in else 0.0
-    return 0.1 * (aligned + on_axis + 0.5 * stand_off) + 0.4 * depth + float(success)
+    return 0.2 * (aligned + on_axis + 0.5 * stand_off) + 0.4 * depth + 0.5 * float(success)

@@ -206,7 +206,7 @@ def test_the_peg_in_the_hole_is_a_success_that_ends_an_episode_only_if_told() ->
         put_peg_into_hole(made)
         reward, success = made._outcome()
         assert success and made._env._check_success()
-        assert reward == pytest.approx(1.85)
+        assert reward == pytest.approx(1.6)
         result = made.step(np.zeros((2, 6), dtype=np.float32))
         assert result.success
         assert result.terminated is terminate

@@ -79,16 +79,16 @@ def test_each_weight_of_the_dense_reward_multiplies_a_fifth_of_its_term() -> Non
     assert reward == pytest.approx(0.496)
 
 
-def test_staged_reward_of_a_peg_at_rest_in_the_hole_is_1_85() -> None:
-    # 0.1 (1 + 1 + 0.5) + 0.4 (0.5 + 1) + 1
-    assert staged_reward(success=True, cos=1.0, t=0.0, d=0.0) == pytest.approx(1.85)
+def test_staged_reward_of_a_peg_at_rest_in_the_hole_is_1_6() -> None:
+    # 0.2 (1 + 1 + 0.5) + 0.4 (0.5 + 1) + 0.5
+    assert staged_reward(success=True, cos=1.0, t=0.0, d=0.0) == pytest.approx(1.6)
 
 
 def test_staged_reward_at_the_stand_off_beside_the_axis_is_worked_by_hand() -> None:
     # 5d = ln 2, so 1 - tanh 5d = 0.4; cos = 0, so (1 + cos) / 2 = 0.5; t = 0.30, so S = 1:
-    # 0.1 (0.5 + 0.4 * 0.5 + 0.5) = 0.12
+    # 0.2 (0.5 + 0.4 * 0.5 + 0.5) = 0.24
     reward = staged_reward(success=False, cos=0.0, t=0.30, d=math.log(2) / 5)
-    assert reward == pytest.approx(0.12)
+    assert reward == pytest.approx(0.24)
 
 
 @given(t=st.floats(0.13, 0.6), d=distances)
@@ -100,15 +100,15 @@ def test_staged_reward_wants_the_hole_before_the_free_end_of_the_peg(t: float, d
 
 
 def test_staged_reward_of_a_peg_that_points_in_grows_as_much_with_every_centimetre() -> None:
-    # On the axis and aligned g = 1, S = 1: 0.1 (1 + 1 + 0.5) + 0.4 (0.5 + 1 - |t| / 0.30).
+    # On the axis and aligned g = 1, S = 1: 0.2 (1 + 1 + 0.5) + 0.4 (0.5 + 1 - |t| / 0.30).
     found = [staged_reward(success=False, cos=1.0, t=t, d=0.0) for t in (0.4, 0.3, 0.225, 0.15, 0)]
-    assert found == pytest.approx([0.45, 0.45, 0.55, 0.65, 0.85])
+    assert found == pytest.approx([0.7, 0.7, 0.8, 0.9, 1.1])
 
 
 @given(cos=unit, t=metres, d=distances)
 def test_staged_reward_stays_within_its_bounds(cos: float, t: float, d: float) -> None:
     success = is_success(cos=cos, t=t, d=d)
-    assert 0.0 <= staged_reward(success=success, cos=cos, t=t, d=d) <= 1.85
+    assert 0.0 <= staged_reward(success=success, cos=cos, t=t, d=d) <= 1.6
 
 
 @given(cos=unit, t=metres, d=distances, closer=unit)

@@ -186,7 +186,8 @@ def result_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     Args:
         result: of `_run.run` or `_evaluation.evaluate_run`: return_mean, return_std, num_episodes,
-            num_successes, length_mean, env_steps, checkpoint, video; any may be missing or None.
+            num_successes, num_held, length_mean, env_steps, checkpoint, video; any may be missing
+            or None.
     """
     rows: list[tuple[str, str]] = []
     if result.get("env_steps") is not None:
@@ -195,8 +196,9 @@ def result_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         spread = result.get("return_std")
         text = f"{result['return_mean']:.3f}" + (f" (std {spread:.3f})" if spread else "")
         rows.append(("return, mean of episodes", text))
-    if result.get("num_successes") is not None and result.get("num_episodes"):
-        rows.append(("success rate", format_rate(result["num_successes"], result["num_episodes"])))
+    for label, key in (("success rate", "num_successes"), ("held at the end", "num_held")):
+        if result.get(key) is not None and result.get("num_episodes"):
+            rows.append((label, format_rate(result[key], result["num_episodes"])))
     if result.get("length_mean") is not None:
         rows.append(("episode length", f"{result['length_mean']:.1f} env steps"))
     for label, key in (("checkpoint", "checkpoint"), ("video", "video")):

@@ -133,6 +133,12 @@ def test_a_result_without_episodes_has_no_rate() -> None:
     assert labels == ["return, mean of episodes"]
 
 
+def test_success_that_was_reached_and_success_that_was_held_are_told_apart() -> None:
+    rows = dict(result_rows({"num_episodes": 4, "num_successes": 4, "num_held": 3}))
+    assert rows["success rate"].endswith("(4 of 4 episodes)")
+    assert rows["held at the end"].endswith("(3 of 4 episodes)")
+
+
 def test_the_summary_names_what_can_be_done(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary({"num_episodes": 4, "num_successes": 4}, run_dir=Path("runs/r1"), resume="RESUME")
     output = capsys.readouterr().out

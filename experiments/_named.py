@@ -69,13 +69,12 @@ QUICKSTART: Values = {
     **TWO_ARM_STATE,
     "training": {
         **TWO_ARM_STATE["training"],
-        "total_timesteps": 140_000,
         "stop_success_rate": 1.0,
-        "stop_window": 20,
+        "stop_window": 40,
         "num_eval_episodes": 20,
     },
 }
-"""The same, ended as soon as 20 episodes in a row succeed."""
+"""The same, ended as soon as 40 episodes in a row succeed."""
 
 TWO_ARM: Values = {
     "env": {

@@ -64,8 +64,8 @@ class GaussianSection(Section):
     learn_std: bool = True
     """Whether the standard deviation is learned."""
     final_log_std: Annotated[float, Field(ge=-5, le=2)] | None = None
-    """The standard deviation stays at or below a straight line over the run that begins at
-    exp(initial_log_std) and ends at exp of this; null: there is no such line."""
+    """Every update ends with the standard deviation at or below a straight line over the run,
+    from exp(initial_log_std) to exp of this; null: there is no such line."""
 
     @model_validator(mode="after")
     def _noise_falls(self) -> GaussianSection:

@@ -136,8 +136,8 @@ def staged_reward(*, success: bool, cos: float, t: float, d: float) -> float:
     end, t > 0: the hand holds the other one, and an arm that brought that end to the hole would
     never get it in (docs/LOG.md, 2026-11-26). From the stand-off on every centimetre pays the same:
     where the slope is less there than in the hole, policies stay for long (2026-11-30). Success
-    pays little beside the way to it: PPO divides advantages by their standard deviation, and what
-    few episodes gain would drown what the others could learn (the same day).
+    pays little beside the way to it: advantages are divided by their standard deviation, and
+    what few episodes gain may drown what the others could learn (the same day).
 
     Args:
         success: whether `is_success` holds.

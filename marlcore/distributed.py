@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar, cast
 
 import torch
@@ -42,6 +43,9 @@ def process_group(
     if here.world_size == 1:
         yield
         return
+    # Optimizers import this module, and its default arguments keep the group that stands by then:
+    # a group that is still there when the interpreter ends may abort the process.
+    import_module("torch.distributed.nn.functional")
     store = connect(here, timeout_s=connect_timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:

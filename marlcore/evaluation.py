@@ -16,7 +16,6 @@ from marlcore.envs.protocol import Episode, VectorEnv
 from marlcore.metrics import episode_metrics
 from marlcore.policies.protocol import Policy
 from marlcore.rng import NoiseSource
-from marlcore.statistics import wilson_interval
 from marlcore.types import to_tensors
 
 
@@ -34,13 +33,6 @@ class EvaluationResult:
         """Return the metrics of phase eval."""
         returns = np.array([episode.episode_return for episode in self.episodes])
         return {**episode_metrics("eval", self.episodes), "eval/return_std": float(returns.std())}
-
-    def success_interval(self) -> tuple[float, float] | None:
-        """Return the Wilson interval of the success rate; None where the task has no success."""
-        if self.episodes[0].success is None:
-            return None
-        successes = sum(bool(episode.success) for episode in self.episodes)
-        return wilson_interval(successes, len(self.episodes))
 
 
 def evaluate(

@@ -39,7 +39,7 @@ TWO_ARM_STATE: Values = {
         "num_envs": 8,
         "num_env_groups": 2,
         "num_steps_per_rollout": 125,
-        "total_timesteps": 100_000,
+        "total_timesteps": 130_000,
         "num_eval_episodes": 100,
     },
 }
@@ -69,12 +69,13 @@ QUICKSTART: Values = {
     **TWO_ARM_STATE,
     "training": {
         **TWO_ARM_STATE["training"],
+        "total_timesteps": 100_000,
         "stop_success_rate": 1.0,
         "stop_window": 40,
         "num_eval_episodes": 20,
     },
 }
-"""The same, ended as soon as 40 episodes in a row succeed."""
+"""The same over 100,000 env steps, ended as soon as 40 episodes in a row succeed."""
 
 TWO_ARM: Values = {
     "env": {

@@ -59,7 +59,12 @@ def _num_cores() -> int:
 
 
 def make_environments(
-    config: ExperimentConfig, *, seed: int, num_envs: int, num_groups: int = 1
+    config: ExperimentConfig,
+    *,
+    seed: int,
+    num_envs: int,
+    num_groups: int = 1,
+    stagger_episodes: bool = False,
 ) -> VectorEnv:
     """Make the vector environment of a run, or of an evaluation with another seed."""
     num_workers = config.training.num_workers
@@ -74,6 +79,7 @@ def make_environments(
         seed=seed,
         first_index=distributed.rank() * num_envs,
         worker_timeout_s=config.training.worker_timeout_s,
+        stagger_episodes=stagger_episodes,
     )
 
 
@@ -84,6 +90,7 @@ def make_training_environments(config: ExperimentConfig) -> VectorEnv:
         seed=config.seed,
         num_envs=config.training.num_envs,
         num_groups=config.training.num_env_groups,
+        stagger_episodes=config.training.stagger_episodes,
     )
 
 

@@ -38,6 +38,7 @@ TWO_ARM_STATE: Values = {
     "training": {
         "num_envs": 8,
         "num_env_groups": 2,
+        "stagger_episodes": True,
         "num_steps_per_rollout": 125,
         "total_timesteps": 130_000,
         "num_eval_episodes": 100,
@@ -46,7 +47,8 @@ TWO_ARM_STATE: Values = {
 """Two arms learn to put the peg into the hole from state and hold it there, in under three minutes.
 
 Eight environments of 125 decisions, not one of 1000: the policy decides for four at once while the
-other four step.
+other four step. They are in different parts of an episode, so that every rollout shows the approach
+and the hole.
 """
 
 TWO_ARM_STATE_CHUNKS: Values = {

@@ -23,6 +23,10 @@ class TrainingConfig(Section):
     """Groups of environments that take turns while a rollout is collected: the policy decides for
     one while the others step. Smaller batches for the policy, busier cores; what is sampled stays
     the same. Each needs workers of its own."""
+    stagger_episodes: bool = False
+    """Cuts the first episode of every environment short, each at another env step: environments
+    that begin together end together, and rollouts shorter than an episode then hold one part of it
+    after another."""
     worker_timeout_s: Positive = 60.0
     """Seconds after which a silent worker counts as hung and is restarted."""
     num_steps_per_rollout: Count = 1000

@@ -56,6 +56,7 @@ class DecisionEnv:
         seed: Of all environments of the run.
         index: Which of them this is; episode e is seeded by (seed, index, e).
         observations_shared: Whether all agents are declared to see all of each other's `vector`.
+        first_episode_steps: The limit of episode 0; None: max_episode_steps.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class DecisionEnv:
         seed: int,
         index: int,
         observations_shared: bool = False,
+        first_episode_steps: int | None = None,
     ) -> None:
         assert 1 <= executed_length <= chunk_length
         self._env = env
@@ -82,6 +84,7 @@ class DecisionEnv:
         self._executed_length = executed_length
         self._history_length = history_length
         self._max_episode_steps = max_episode_steps
+        self._first_episode_steps = first_episode_steps or max_episode_steps
         self._chunk_gamma = chunk_gamma
         self._seed = seed
         self._index = index
@@ -134,6 +137,7 @@ class DecisionEnv:
             chunk: [N, X, D]; kept, so it must not change.
         """
         self._chunks.append(chunk)
+        limit = self._max_episode_steps if self._episode_number else self._first_episode_steps
         reward, weight = 0.0, 1.0
         terminated = truncated = False
         counted: NDArray[np.int64] | None = None
@@ -152,7 +156,7 @@ class DecisionEnv:
             self._success_held = result.success
             self._success = self._success or result.success
             terminated = result.terminated
-            limit_reached = result.truncated or self._length >= self._max_episode_steps
+            limit_reached = result.truncated or self._length >= limit
             truncated = limit_reached and not terminated
         self._observe(first=False)
         return Transition(

@@ -22,11 +22,22 @@ class LocalVectorEnv:
         num_envs: E.
         seed: Of the run.
         first_index: Index of the first environment in the run.
+        stagger_episodes: See `make_vector_env`.
     """
 
-    def __init__(self, config: EnvConfig, *, num_envs: int, seed: int, first_index: int) -> None:
-        indices = range(first_index, first_index + num_envs)
-        envs = [make_decision_env(config, seed=seed, index=index) for index in indices]
+    def __init__(
+        self,
+        config: EnvConfig,
+        *,
+        num_envs: int,
+        seed: int,
+        first_index: int,
+        stagger_episodes: bool,
+    ) -> None:
+        envs = [
+            make_decision_env(config, seed=seed, index=index, stagger_episodes=stagger_episodes)
+            for index in range(first_index, first_index + num_envs)
+        ]
         self._spec = envs[0].spec
         self._num_envs = num_envs
         self._first_index = first_index

@@ -40,6 +40,7 @@ def make_vector_env(
     num_groups: int = 1,
     first_index: int = 0,
     max_failures_in_a_row: int = 3,
+    stagger_episodes: bool = False,
 ) -> VectorEnv:
     """Make E environments; call `reset` or `load_state_dict` next, `close` in the end.
 
@@ -53,13 +54,20 @@ def make_vector_env(
         first_index: Index of the first environment in the run. Episodes are seeded by seed, index
             and episode number.
         max_failures_in_a_row: So many failures of a worker with no decision between end the run.
+        stagger_episodes: Whether first episodes are cut short, each at another env step.
 
     Raises:
         ValueError: the configuration does not make an environment.
         RuntimeError: making one failed in a worker.
     """
     if num_workers == 0:
-        return LocalVectorEnv(config, num_envs=num_envs, seed=seed, first_index=first_index)
+        return LocalVectorEnv(
+            config,
+            num_envs=num_envs,
+            seed=seed,
+            first_index=first_index,
+            stagger_episodes=stagger_episodes,
+        )
     return WorkerVectorEnv(
         config,
         num_envs=num_envs,
@@ -69,6 +77,7 @@ def make_vector_env(
         num_groups=num_groups,
         first_index=first_index,
         max_failures_in_a_row=max_failures_in_a_row,
+        stagger_episodes=stagger_episodes,
     )
 
 
@@ -86,6 +95,7 @@ class WorkerVectorEnv:
         num_groups: int,
         first_index: int,
         max_failures_in_a_row: int,
+        stagger_episodes: bool,
     ) -> None:
         self._workers: list[Worker] = []
         self._descriptor = -1
@@ -106,6 +116,7 @@ class WorkerVectorEnv:
                         first_index=first_index + start,
                         rows=slice(start, stop),
                         timeout_s=worker_timeout_s,
+                        stagger_episodes=stagger_episodes,
                     )
                 )
             bounds = itertools.pairwise(_bounds(num_workers, min(num_groups, num_workers)))

@@ -73,7 +73,11 @@ def make_envs(channel: Channel) -> list[DecisionEnv]:
     task = json.loads(channel.receive().text)
     config: EnvConfig = TypeAdapter[EnvConfig](EnvConfig).validate_json(json.dumps(task["config"]))
     indices = range(task["first_index"], task["first_index"] + task["num_envs"])
-    envs = [make_decision_env(config, seed=task["seed"], index=index) for index in indices]
+    seed, stagger = task["seed"], task["stagger_episodes"]
+    envs = [
+        make_decision_env(config, seed=seed, index=index, stagger_episodes=stagger)
+        for index in indices
+    ]
     channel.send(spec_message(envs[0].spec))
     return envs
 

@@ -63,10 +63,18 @@ class Worker:
         first_index: Index of its first environment in the run.
         rows: Its environments' rows of the buffers.
         timeout_s: Silence after which it counts as hung.
+        stagger_episodes: See `make_vector_env`.
     """
 
     def __init__(
-        self, config: EnvConfig, *, seed: int, first_index: int, rows: slice, timeout_s: float
+        self,
+        config: EnvConfig,
+        *,
+        seed: int,
+        first_index: int,
+        rows: slice,
+        timeout_s: float,
+        stagger_episodes: bool,
     ) -> None:
         self.rows = rows
         self.failures_in_a_row = 0
@@ -76,6 +84,7 @@ class Worker:
             "seed": seed,
             "first_index": first_index,
             "num_envs": rows.stop - rows.start,
+            "stagger_episodes": stagger_episodes,
         }
         self._task = Message(START, text=json.dumps(task))
         self._is_answer_due = False

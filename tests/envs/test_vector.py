@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from marlcore.config import EnvConfig
 from marlcore.envs import VectorEnv, VectorStep, make_vector_env
+from marlcore.envs.make import first_episode_steps
 from marlcore.envs.vector import WorkerVectorEnv
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +114,35 @@ def test_results_do_not_depend_on_the_number_of_workers(values: dict[str, Any]) 
     np.testing.assert_array_equal(envs[0].render(3), envs[1].render(3))
     for env in envs:
         env.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_staggered_first_episodes_end_apart_and_the_next_ones_are_whole(num_workers: int) -> None:
+    values = {"kind": "fake", "max_episode_steps": 20, "image_size": 8}
+    whole = make(values, num_envs=2, num_workers=num_workers, first_index=3)
+    env = make(values, num_envs=2, num_workers=num_workers, first_index=3, stagger_episodes=True)
+    lengths: dict[int, list[int]] = {3: [], 4: []}
+    for vector_env in (env, whole):
+        vector_env.reset()
+    for t in range(52):
+        step, plain = (e.step(random_actions(env, t)) for e in (env, whole))
+        for episode in step.episodes:
+            assert np.any(step.truncated) and not np.any(step.terminated)
+            lengths[episode.env_index].append(episode.length)
+        if t == 1:  # the first one ends next
+            env.load_state_dict(env.state_dict())
+            assert_same_steps(step, plain)
+    assert lengths == {3: [3, 20, 20], 4: [11, 20, 20]}
+    for vector_env in (env, whole):
+        vector_env.close()
+
+
+@given(most=st.integers(1, 500), num_envs=st.integers(1, 64))
+def test_first_episodes_are_spread_evenly(most: int, num_envs: int) -> None:
+    lengths = sorted(first_episode_steps(most, index) for index in range(num_envs))
+    assert lengths[0] >= 1 and lengths[-1] == most
+    gaps = np.diff([0, *lengths]) / most
+    assert gaps.max() <= 2 / num_envs + 1 / most  # the golden ratio's: at most twice the mean
 
 
 def test_results_do_not_depend_on_how_environments_are_split_over_processes() -> None:

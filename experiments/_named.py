@@ -36,18 +36,18 @@ TWO_ARM_STATE: Values = {
         "normalise_values": True,
     },
     "training": {
-        "num_envs": 8,
+        "num_envs": 16,
         "num_env_groups": 2,
         "stagger_episodes": True,
-        "num_steps_per_rollout": 125,
+        "num_steps_per_rollout": 64,
         "total_timesteps": 130_000,
         "num_eval_episodes": 100,
     },
 }
 """Two arms learn to put the peg into the hole from state and hold it there, in under three minutes.
 
-Eight environments of 125 decisions, not one of 1000: the policy decides for four at once while the
-other four step. They are in different parts of an episode, so that every rollout shows the approach
+Sixteen environments of 64 decisions, not one of 1000: the policy decides for eight at once while
+the other eight step. They are in different parts of an episode, so that every rollout shows the approach
 and the hole.
 """
 
@@ -57,7 +57,7 @@ TWO_ARM_STATE_CHUNKS: Values = {
     "algorithm": {**TWO_ARM_STATE["algorithm"], "target_kl": 0.1},
     "training": {
         **TWO_ARM_STATE["training"],
-        "num_steps_per_rollout": 64,
+        "num_envs": 8,
         "total_timesteps": 300_000,
     },
 }

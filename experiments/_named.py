@@ -47,8 +47,8 @@ TWO_ARM_STATE: Values = {
 """Two arms learn to put the peg into the hole from state and hold it there, in under three minutes.
 
 Sixteen environments of 64 decisions, not one of 1000: the policy decides for eight at once while
-the other eight step. They are in different parts of an episode, so that every rollout shows the approach
-and the hole.
+the other eight step. They are in different parts of an episode, so that every rollout shows the
+approach and the hole.
 """
 
 TWO_ARM_STATE_CHUNKS: Values = {

@@ -57,8 +57,8 @@ TWO_ARM_STATE_CHUNKS: Values = {
     "algorithm": {**TWO_ARM_STATE["algorithm"], "target_kl": 0.1},
     "training": {
         **TWO_ARM_STATE["training"],
-        "num_envs": 8,
-        "total_timesteps": 300_000,
+        "num_steps_per_rollout": 32,
+        "total_timesteps": 200_000,
     },
 }
 """The same with four actions a decision.

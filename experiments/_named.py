@@ -73,11 +73,11 @@ QUICKSTART: Values = {
         **TWO_ARM_STATE["training"],
         "total_timesteps": 100_000,
         "stop_success_rate": 1.0,
-        "stop_window": 40,
+        "stop_window": 100,
         "num_eval_episodes": 20,
     },
 }
-"""The same over 100,000 env steps, ended as soon as 40 episodes in a row succeed."""
+"""The same over 100,000 env steps, ended as soon as 100 episodes in a row succeed."""
 
 TWO_ARM: Values = {
     "env": {

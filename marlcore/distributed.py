@@ -46,7 +46,7 @@ def process_group(
     # Optimizers import this module, and its default arguments keep the group that stands by then:
     # a group that is still there when the interpreter ends may abort the process.
     import_module("torch.distributed.nn.functional")
-    store = connect(here, timeout_s=connect_timeout_s)
+    store, hosts = connect(here, timeout_s=connect_timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
@@ -58,9 +58,6 @@ def process_group(
         )
         dist.barrier()  # NCCL connects when it is first used
     except RuntimeError as error:
-        hosts = ", ".join(
-            sorted({store.get(f"host/{rank}").decode() for rank in range(here.world_size)})
-        )
         raise RendezvousError(
             f"{here}: the processes on {hosts} have met, but {backend} does not connect them: "
             f"{(str(error).splitlines() or ['no reason given'])[0]}; every host must reach the "

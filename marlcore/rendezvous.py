@@ -103,8 +103,8 @@ def place(environment: Mapping[str, str] | None = None) -> Place:
     return Place(rank, size, local_rank, local_size, launcher, address, port)
 
 
-def connect(here: Place, *, timeout_s: float) -> Store:
-    """Meet all other processes; return the store through which they set up their groups.
+def connect(here: Place, *, timeout_s: float) -> tuple[Store, str]:
+    """Meet all other processes; return the store to set up groups through, and all hosts.
 
     Raises:
         RendezvousError: not all have come in time; the message names who and where.
@@ -127,12 +127,18 @@ def connect(here: Place, *, timeout_s: float) -> Store:
                     "those, or raise distributed.connect_timeout_s if they start slowly"
                 )
             time.sleep(_POLL_S)
+        hosts = ", ".join(sorted({store.get(key).decode() for key in keys}))
+        # The first process may serve the store: it stays until all know that all have come.
+        num_met = store.add("met", 1)
+        while here.rank == 0 and num_met < here.world_size and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            num_met = store.add("met", 0)
     except RuntimeError as error:  # torch's DistStoreError, DistNetworkError
         raise RendezvousError(
             f"{here} lost the first process at {here.address}:{here.port}, which has ended: its "
             f"log says why ({_first_line(error)})"
         ) from None
-    return store
+    return store, hosts
 
 
 def _store(here: Place, timeout_s: float, deadline: float) -> Store:

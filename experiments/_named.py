@@ -11,6 +11,9 @@ from experiments._named_public import PUBLIC
 
 Values = dict[str, Any]
 
+CAMERAS = ["frontview", "robot0_eye_in_hand", "robot1_eye_in_hand"]
+"""One view that both arms see, and each arm's own."""
+
 TWO_ARM_STATE: Values = {
     "env": {
         "kind": "peg_in_hole",
@@ -67,6 +70,27 @@ A decision has four times the numbers, so a policy that moves each of them as fa
 KL divergence; short rollouts make up for decisions that are four times as rare.
 """
 
+TWO_ARM_PICTURES: Values = {
+    **TWO_ARM_STATE_CHUNKS,
+    "env": {
+        **TWO_ARM_STATE_CHUNKS["env"],
+        "cameras": CAMERAS,
+        "image_size": 64,
+        "render_quality": "lite",
+    },
+    "policy": {
+        **TWO_ARM_STATE_CHUNKS["policy"],
+        "kind": "cnn",
+        "see_vector": False,
+        "initial_log_std": -1.6,
+    },
+    "algorithm": {**TWO_ARM_STATE_CHUNKS["algorithm"], "actor_lr": 1e-4},
+}
+"""The same for actors that see pictures alone; to be begun from demonstrations (`start_from`).
+
+Their noise and learning rate are small, so that what the demonstrations taught is not lost.
+"""
+
 QUICKSTART: Values = {
     **TWO_ARM_STATE,
     "training": {
@@ -102,9 +126,6 @@ TWO_ARM: Values = {
 
 num_epochs=10 and the sizes of the rollout are a choice of ours: earlier work does not say.
 """
-
-CAMERAS = ["frontview", "robot0_eye_in_hand", "robot1_eye_in_hand"]
-"""One view that both arms see, and each arm's own."""
 
 OPENVLA_7B: Values = {
     "env": {
@@ -231,6 +252,7 @@ COMMON: dict[str, Values] = {
     "quickstart": QUICKSTART,
     "two_arm_state": TWO_ARM_STATE,
     "two_arm_state_chunks": TWO_ARM_STATE_CHUNKS,
+    "two_arm_pictures": TWO_ARM_PICTURES,
     "two_arm": TWO_ARM,
     "openvla_7b": OPENVLA_7B,
     "openvla_tiny": OPENVLA_TINY,
@@ -242,6 +264,7 @@ MEANINGS: dict[str, str] = {
     "quickstart": "two arms learn peg-in-hole from state, staged reward, minutes on a CPU",
     "two_arm_state": "the same, trained on until the peg is held, for comparisons",
     "two_arm_state_chunks": "the same with chunks of four actions",
+    "two_arm_pictures": "the same from pictures alone; begins from demonstrations (start_from)",
     "two_arm": "peg-in-hole with the settings of earlier work: dense reward, chunks of 4",
     "openvla_7b": "peg-in-hole with two OpenVLA-OFT agents (fetches 15 GB from the hub once)",
     "openvla_tiny": "the same code with a small random checkpoint, minutes on a CPU",

@@ -20,15 +20,14 @@ from marlcore.config import ACPPOConfig
 
 # A decision is then discounted as MAPPO's gamma and gae_lambda of 0.95 do it.
 _LIKE_MAPPO = {"algorithm": {"gamma_prime": None, "lambda_prime": 0.975}}
+_FROM_MAPPO = ("quickstart", "two_arm_state", "two_arm_state_chunks", "two_arm_pictures")
 
 SCRIPT = Script(
     doc=__doc__ or "",
     algorithm=ACPPOConfig(),
     named={
         **_named.COMMON,
-        "quickstart": _named.merged(_named.QUICKSTART, _LIKE_MAPPO),
-        "two_arm_state": _named.merged(_named.TWO_ARM_STATE, _LIKE_MAPPO),
-        "two_arm_state_chunks": _named.merged(_named.TWO_ARM_STATE_CHUNKS, _LIKE_MAPPO),
+        **{name: _named.merged(_named.COMMON[name], _LIKE_MAPPO) for name in _FROM_MAPPO},
         "two_arm": _named.merged(
             _named.TWO_ARM, {"algorithm": {"gamma_prime": 0.99, "lambda_prime": 0.95}}
         ),

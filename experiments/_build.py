@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 from pathlib import Path
 
 import torch
@@ -178,7 +179,7 @@ def load_actors(policy: Policy, checkpoint: Path, device: torch.device) -> None:
     except RuntimeError as error:
         raise ValueError(
             f"training.start_from: the actors of {checkpoint} do not fit this run; start from one "
-            f"of the same env, policy and algorithm ({' '.join(str(error).split())})"
+            f"of the same env, policy and algorithm ({textwrap.shorten(str(error), 240)})"
         ) from None
 
 

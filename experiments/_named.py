@@ -11,6 +11,16 @@ from experiments._named_public import PUBLIC
 
 Values = dict[str, Any]
 
+
+def merged(*layers: Values) -> Values:
+    """Values of later layers over those of earlier ones, section by section."""
+    result: Values = {}
+    for layer in layers:
+        for section, values in layer.items():
+            result[section] = {**result.get(section, {}), **values}
+    return result
+
+
 CAMERAS = ["frontview", "robot0_eye_in_hand", "robot1_eye_in_hand"]
 """One view that both arms see, and each arm's own."""
 
@@ -54,53 +64,44 @@ the other eight step. They are in different parts of an episode, so that every r
 approach and the hole.
 """
 
-TWO_ARM_STATE_CHUNKS: Values = {
-    **TWO_ARM_STATE,
-    "env": {**TWO_ARM_STATE["env"], "num_actions_chunk": 4},
-    "algorithm": {**TWO_ARM_STATE["algorithm"], "target_kl": 0.1},
-    "training": {
-        **TWO_ARM_STATE["training"],
-        "num_steps_per_rollout": 32,
-        "total_timesteps": 200_000,
+TWO_ARM_STATE_CHUNKS = merged(
+    TWO_ARM_STATE,
+    {
+        "env": {"num_actions_chunk": 4},
+        "algorithm": {"target_kl": 0.1},
+        "training": {"num_steps_per_rollout": 32, "total_timesteps": 200_000},
     },
-}
+)
 """The same with four actions a decision.
 
 A decision has four times the numbers, so a policy that moves each of them as far has four times the
 KL divergence; short rollouts make up for decisions that are four times as rare.
 """
 
-TWO_ARM_PICTURES: Values = {
-    **TWO_ARM_STATE_CHUNKS,
-    "env": {
-        **TWO_ARM_STATE_CHUNKS["env"],
-        "cameras": CAMERAS,
-        "image_size": 64,
-        "render_quality": "lite",
+TWO_ARM_PICTURES = merged(
+    TWO_ARM_STATE_CHUNKS,
+    {
+        "env": {"cameras": CAMERAS, "image_size": 64, "render_quality": "lite"},
+        "policy": {"kind": "cnn", "see_vector": False, "initial_log_std": -1.6},
+        "algorithm": {"actor_lr": 1e-4},
     },
-    "policy": {
-        **TWO_ARM_STATE_CHUNKS["policy"],
-        "kind": "cnn",
-        "see_vector": False,
-        "initial_log_std": -1.6,
-    },
-    "algorithm": {**TWO_ARM_STATE_CHUNKS["algorithm"], "actor_lr": 1e-4},
-}
+)
 """The same for actors that see pictures alone; to be begun from demonstrations (`start_from`).
 
 Their noise and learning rate are small, so that what the demonstrations taught is not lost.
 """
 
-QUICKSTART: Values = {
-    **TWO_ARM_STATE,
-    "training": {
-        **TWO_ARM_STATE["training"],
-        "total_timesteps": 100_000,
-        "stop_success_rate": 1.0,
-        "stop_window": 100,
-        "num_eval_episodes": 20,
+QUICKSTART = merged(
+    TWO_ARM_STATE,
+    {
+        "training": {
+            "total_timesteps": 100_000,
+            "stop_success_rate": 1.0,
+            "stop_window": 100,
+            "num_eval_episodes": 20,
+        }
     },
-}
+)
 """The same over 100,000 env steps, ended as soon as 100 episodes in a row succeed."""
 
 TWO_ARM: Values = {
@@ -283,12 +284,3 @@ MEANINGS: dict[str, str] = {
     "acppo_paper": "the same with gamma_prime = gamma ** (1/N), the paper's choice",
 }
 """What `--help` says of each."""
-
-
-def merged(*layers: Values) -> Values:
-    """Values of later layers over those of earlier ones, section by section."""
-    result: Values = {}
-    for layer in layers:
-        for section, values in layer.items():
-            result[section] = {**result.get(section, {}), **values}
-    return result

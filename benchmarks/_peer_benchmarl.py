@@ -2,7 +2,7 @@
 
     python _peer_benchmarl.py '{"updates": 3, "num_envs": 16, "parallel": false, ...}'
 
-Evaluation, logging and checkpoints are off. Prints one JSON line: env steps and seconds of every
+Evaluation, logging and checkpoints are off, and each environment has a seed of its own. Prints one JSON line: env steps and seconds of every
 update after the first, which warms up, and the mean return of the episodes that ended in every
 batch (null where none did), averaged over agents.
 """
@@ -93,6 +93,8 @@ def main() -> None:
             config=make_config(task, folder),
             callbacks=[clock],
         )
+        # It seeds all its environments alike, so that they begin the same episodes: a seed each.
+        experiment.collector.set_seed(experiment.seed)
         experiment.run()
     trained = clock.trained
     result = {

@@ -2,9 +2,9 @@
 
     python _peer_benchmarl.py '{"updates": 3, "num_envs": 16, "parallel": false, ...}'
 
-Evaluation, logging and checkpoints are off, and each environment has a seed of its own. Prints one JSON line: env steps and seconds of every
-update after the first, which warms up, and the mean return of the episodes that ended in every
-batch (null where none did), averaged over agents.
+Evaluation, logging and checkpoints are off, and each environment has a seed of its own. Prints one
+JSON line: env steps and seconds of every update after the first, which warms up, and the mean
+return of the episodes that ended in every batch (null where none did), averaged over agents.
 """
 
 from __future__ import annotations

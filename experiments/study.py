@@ -4,6 +4,7 @@
     python experiments/study.py two_arm_state --dry-run
     python experiments/study.py my_study.yaml --slurm gpu
     python experiments/study.py games --name quick with total_timesteps=8000
+    python experiments/study.py games --environment climbing --algorithm MAPPO --seed 0 --seed 1
 
 A study is a file that names algorithms, environments, seeds and a budget; those that come with the
 project lie in experiments/studies. Its runs are ordinary ones (`marl runs study=NAME`). Writes
@@ -23,7 +24,7 @@ if not __package__:  # run as a file: import from the repository, not from this 
 from experiments import _rundir, _stop
 from experiments._program import Parser, run_program
 from experiments.commands._print import print_table
-from experiments.studies.definition import Study, read_study
+from experiments.studies.definition import Part, Study, read_study
 from experiments.studies.running import Place, is_busy, is_missing, places, run_here, submit
 from marlcore.config_errors import ConfigError
 
@@ -38,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("python experiments/study.py", __doc__)
     parser.add_argument("words", nargs="+", metavar="STUDY with WORD", help="file, or its name")
     parser.add_argument("--name", metavar="NAME", help="of the study; the file's unless given")
+    for what in ("algorithm", "environment"):
+        text = f"only this {what} (again for more)"
+        parser.add_argument(f"--{what}", action="append", default=[], metavar="LABEL", help=text)
+    text = "only this seed (again for more)"
+    parser.add_argument("--seed", action="append", default=[], type=int, metavar="N", help=text)
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at once (1)")
     parser.add_argument("--slurm", metavar="PRESET", help="a job on a cluster for each run")
     parser.add_argument("--report", action="store_true", help="write the report, run nothing")
@@ -52,7 +58,8 @@ def _study(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{rest[0]}: write `with` and settings behind the study: with seed=1")
     if arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers} is refused; give a number from 1")
-    study = read_study(text, words=rest[1:], name=arguments.name)
+    part = Part(arguments.algorithm, arguments.environment, arguments.seed)
+    study = read_study(text, words=rest[1:], name=arguments.name, part=part)
     found = places(study)
     if arguments.dry_run:
         _print_plan(found)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,7 @@ FOLDER = Path(__file__).parent
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9 ,.=+()_-]{0,39}$"
 _Word = str | int | float | bool
+_T = TypeVar("_T", str, int)
 _Label = Annotated[str, Field(pattern=_LABEL)]
 
 
@@ -74,6 +75,31 @@ class StudyFile(Section):
 
 
 @dataclass(frozen=True)
+class Part:
+    """What of a study is wanted; where nothing is named, all that its file names."""
+
+    algorithms: Sequence[str] = ()
+    environments: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+
+    def of(self, file: StudyFile) -> StudyFile:
+        """The file with this part alone, in its order.
+
+        Raises:
+            ConfigError: the file has not what is named.
+        """
+        algorithms = _chosen("algorithm", self.algorithms, list(file.algorithms))
+        environments = _chosen("environment", self.environments, list(file.environments))
+        return file.model_copy(
+            update={
+                "algorithms": {label: file.algorithms[label] for label in algorithms},
+                "environments": {label: file.environments[label] for label in environments},
+                "seeds": tuple(_chosen("seed", self.seeds, file.seeds)),
+            }
+        )
+
+
+@dataclass(frozen=True)
 class Unit:
     """A run that the study wants."""
 
@@ -108,18 +134,24 @@ class Study:
         return sorted(found, key=lambda unit: (order.index(unit.algorithm), unit.seed))
 
 
+_WHOLE = Part()
+
+
 def names() -> list[str]:
     """The study files that come with the project."""
     return yaml_names(FOLDER)
 
 
-def read_study(text: str, *, words: Sequence[str] = (), name: str | None = None) -> Study:
+def read_study(
+    text: str, *, words: Sequence[str] = (), name: str | None = None, part: Part = _WHOLE
+) -> Study:
     """The study of a file.
 
     Args:
         text: a path, or the name of a file in experiments/studies/.
         words: what every run has besides, behind all that the file says.
         name: of the study; the file's unless given.
+        part: what of it is wanted.
 
     Raises:
         ConfigError: the file, or one of its runs, is refused.
@@ -131,7 +163,7 @@ def read_study(text: str, *, words: Sequence[str] = (), name: str | None = None)
             f"--name {show(name)} is refused; give 1 to 40 letters, digits, '-', '_' or '.', not "
             "starting with a sign"
         )
-    file = convert(StudyFile, read_yaml(path), place=lambda _: path)
+    file = part.of(convert(StudyFile, read_yaml(path), place=lambda _: path))
     units = [
         _unit(name, file, algorithm, environment, seed, words)
         for seed in file.seeds
@@ -163,6 +195,17 @@ def _unit(
         raise ConfigError(f"{algorithm}, {environment}: {error}") from None
     name = "-".join(map(slug, (study, algorithm, environment, f"s{seed}")))
     return Unit(algorithm, environment, seed, script, chosen, config, name)
+
+
+def _chosen(what: str, wanted: Sequence[_T], known: Sequence[_T]) -> Sequence[_T]:
+    """What is wanted of what the file names, in its order; all of it where nothing is."""
+    for one in wanted:
+        if one not in known:
+            raise ConfigError(
+                f"--{what} {show(one)}: the study has no such {what}; it has "
+                + ", ".join(map(show, known))
+            )
+    return [one for one in known if one in wanted] if wanted else known
 
 
 def _last_of_each(words: Sequence[str]) -> list[str]:

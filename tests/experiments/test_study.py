@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.studies.definition import FOLDER, names, read_study
+from experiments.studies.definition import FOLDER, Part, names, read_study
 from experiments.studies.report import solved_at
 from experiments.tracking.read import read_series, read_view
 from experiments.tracking.view import Series
@@ -94,7 +94,38 @@ def test_a_wrong_command_line_is_refused(path: Path) -> None:
     assert "did you mean studies/games.yaml?" in study(Path("game"), code=2)
     assert "give a number from 1" in study(path, "--workers", "0", code=2)
     assert "write `with`" in study(path, "seed=1", code=2)
+    assert "--seed: invalid int value: 'x'" in study(path, "--seed", "x", code=2)
     assert "there is nothing to report yet" in study(path, "--report")
+
+
+def test_the_command_line_names_a_part(path: Path) -> None:
+    words = ["--algorithm", "ACPPO, one step", "--seed", "1", "with", "num_eval_episodes=2"]
+    lines = study(path, "--dry-run", *words).splitlines()
+    assert [line.split()[0] for line in lines if "pair-" in line] == ["ACPPO,"]
+    assert "1 of 1 runs are missing" in lines
+
+
+def test_a_part_of_a_study_is_runs_of_the_whole(path: Path) -> None:
+    whole = {unit.name: unit.config for unit in read_study(str(path)).units}
+    part = read_study(str(path), part=Part(algorithms=["MAPPO"], seeds=[1]))
+    assert {unit.name: unit.config for unit in part.units} == {
+        (name := "pair-MAPPO-shared_weights-s1"): whole[name]
+    }
+    both = read_study(str(path), part=Part(seeds=[1, 0], environments=["shared weights"]))
+    assert [unit.name for unit in both.units] == list(whole)  # in the file's order
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Part(algorithms=["IPPO"]), "--algorithm .IPPO.: the study has no such algorithm; it has"),
+        (Part(environments=["shared"]), "--environment .shared.: .* it has .shared weights."),
+        (Part(seeds=[0, 2]), "--seed 2: the study has no such seed; it has 0, 1$"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(path: Path, part: Part, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_study(str(path), part=part)
 
 
 def test_solved_is_when_the_newest_points_first_are_on_average() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from experiments._output import print_error
+from experiments.tracking.redaction import redact
 from marlcore import config_keys
 from marlcore.config_errors import ConfigError, show
 
@@ -67,6 +68,13 @@ def run_program(action: Callable[[], int]) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def last_words(output: bytes) -> str:
+    """What a program that failed said of it: its error, or else its last line; redacted."""
+    lines = [line.strip() for line in output.decode("utf-8", "replace").split("\n")]
+    told = [line for line in lines if line.startswith("error:")] or list(filter(None, lines))
+    return redact(told[-1])[:1000] if told else "it said nothing"
 
 
 def _silence() -> None:

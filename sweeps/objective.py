@@ -8,7 +8,6 @@ begins it, or goes on from its checkpoint if a worker before died.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -21,12 +20,11 @@ from typing import IO, Any
 
 from experiments import _launch, _rundir, _stop
 from experiments._experiment import resolve_command
+from experiments._program import last_words
 from experiments.tracking import spool, view
 from experiments.tracking.read import read_series, read_view
-from experiments.tracking.redaction import redact
 from marlcore import durable
 from marlcore.config_errors import ConfigError
-from marlcore.durable import write_whole
 from sweeps import ledger
 from sweeps.curves import Curve, score
 from sweeps.ledger import LeaseLostError, Unit
@@ -207,7 +205,7 @@ class Objective:
                     place=path.parent,
                     what=path.name,
                 )
-                _write_trial(path, facts)
+                spool.write_trial(path, tag="sweep", **facts)
                 return path
             if _is_same(path, facts, config) and self._becomes_free(unit, path):
                 return path
@@ -228,10 +226,7 @@ class Objective:
         """What the run said last; its log is read by its name, for it is open for appending."""
         with open(self._log.name, "rb") as file:
             file.seek(begin)
-            lines = file.read().decode("utf-8", "replace").split("\n")
-        told = [line.strip() for line in lines if line.startswith("error:")] or lines
-        last = next((line for line in reversed(told) if line.strip()), "it said nothing")
-        return redact(last)[:1000]
+            return last_words(file.read())
 
 
 def _is_same(path: Path, facts: Mapping[str, object], config: Mapping[str, object]) -> bool:
@@ -240,13 +235,6 @@ def _is_same(path: Path, facts: Mapping[str, object], config: Mapping[str, objec
         return False
     there = spool.read_json(path / spool.TRIAL, {})
     if not there and not spool.read_events(path):  # its maker was killed before it wrote more
-        _write_trial(path, facts)
+        spool.write_trial(path, tag="sweep", **facts)
         return True
     return all(there.get(name) == facts[name] for name in ("key", "trial", "role"))
-
-
-def _write_trial(path: Path, facts: Mapping[str, object]) -> None:
-    """Whose run it is; the tag is what Omniboard filters by."""
-    write_whole(path / spool.TRIAL, json.dumps(facts, indent=1) + "\n")
-    tags = [f"sweep:{facts['study']}"]
-    spool.update_json(path / spool.NOTES, lambda notes: notes.update({"tags": tags} | notes))

@@ -7,7 +7,6 @@ goes on from its checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,15 +19,14 @@ from pathlib import Path
 from typing import IO
 
 from experiments import _launch, _rundir, _stop
+from experiments._program import last_words
 from experiments.console import format_seconds
 from experiments.studies.definition import Study, Unit
 from experiments.tracking import spool, view
 from experiments.tracking.groups import identity, plain
 from experiments.tracking.read import read_view
-from experiments.tracking.redaction import redact
 from experiments.tracking.view import RunView, flat
 from marlcore.config_errors import ConfigError, parse_config
-from marlcore.durable import write_whole
 
 _POLL_S = 0.2
 Say = Callable[[str], None]
@@ -156,10 +154,7 @@ class _Process:
                 spent = format_seconds(time.monotonic() - self._started)
                 return f"{self.unit}: complete after {spent}"
             output.seek(0)
-            lines = output.read().decode("utf-8", "replace").split("\n")
-        told = [line for line in lines if line.startswith("error:")] or lines
-        last = next((line.strip() for line in reversed(told) if line.strip()), "it said nothing")
-        return f"{self.unit}: ended with code {self.code}: {redact(last)[:500]}"
+            return f"{self.unit}: ended with code {self.code}: {last_words(output.read())}"
 
 
 def _place(unit: Unit) -> Place:
@@ -189,16 +184,14 @@ def _computed(config: object) -> dict[str, object]:
 
 
 def _write_facts(study: Study, unit: Unit, path: Path) -> None:
-    """Whose run it is; the tag is what Omniboard filters by."""
     if (path / spool.TRIAL).exists():
         return
-    facts = {
-        "study": study.name,
-        "role": "study",
-        "algorithm": unit.algorithm,
-        "environment": unit.environment,
-        "argv": [unit.script.name, "with", *unit.words],
-    }
-    write_whole(path / spool.TRIAL, json.dumps(facts, indent=1) + "\n")
-    tags = [f"study:{study.name}"]
-    spool.update_json(path / spool.NOTES, lambda notes: notes.update({"tags": tags} | notes))
+    spool.write_trial(
+        path,
+        tag="study",
+        study=study.name,
+        role="study",
+        algorithm=unit.algorithm,
+        environment=unit.environment,
+        argv=[unit.script.name, "with", *unit.words],
+    )

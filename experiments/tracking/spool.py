@@ -8,7 +8,7 @@
     notes.json       tags and notes, of `marl tag` and `marl note`
     replica.json     how far MongoDB has it
     job.json         what was submitted to a scheduler (slurm.record)
-    trial.json       study and trial of a sweep's run (sweeps.objective)
+    trial.json       whose run it is: of a sweep or of a study
 
 Only one process writes, the first of a run's; it holds a lock on `lock`. Everything else about a
 run (status, attempts, duration) is derived from these files.
@@ -345,3 +345,16 @@ def update_json(path: Path, change: Callable[[dict[str, Any]], None]) -> dict[st
         change(values)
         durable.write_whole(path, json.dumps(values, indent=1) + "\n")
     return values
+
+
+def write_trial(run_dir: Path, *, tag: str, **facts: object) -> None:
+    """Say whose run it is, before it begins; the tag is what Omniboard filters by.
+
+    Args:
+        run_dir: of the run.
+        tag: what kind of study has it: sweep or study.
+        facts: the name of the `study`, the `argv` of the run, and more.
+    """
+    durable.write_whole(run_dir / TRIAL, json.dumps(facts, indent=1) + "\n")
+    tags = [f"{tag}:{facts['study']}"]
+    update_json(run_dir / NOTES, lambda notes: notes.update({"tags": tags} | notes))

@@ -19,6 +19,7 @@ import pytest
 import experiments
 from experiments import _docs, _rundir, _stop, acppo, evaluate, ippo, mappo
 from experiments._experiment import Script, commandline
+from experiments._program import last_words
 from experiments.tracking.provenance import config_hash
 from experiments.tracking.read import read_series, read_view
 from experiments.tracking.spool import Spool, open_spool, read_events
@@ -531,3 +532,18 @@ def test_scripts_differ_in_a_few_lines() -> None:
     ]
     assert all(len(text) <= 80 for text in texts)
     assert len(set(texts[0]) ^ set(texts[1])) < 20
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        (b"", "it said nothing"),
+        (b"one\n  two \n\n", "two"),
+        (b"error: first\nerror: why\nlater\n", "error: why"),
+        (b"\xff\n", "\N{REPLACEMENT CHARACTER}"),
+        (b"x" * 5000, "x" * 1000),
+        (b"mongodb://user:hidden-word@host/db", "mongodb://user:[redacted]@host/db"),
+    ],
+)
+def test_the_last_words_of_a_program_that_failed(output: bytes, told: str) -> None:
+    assert last_words(output) == told

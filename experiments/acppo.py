@@ -20,7 +20,13 @@ from marlcore.config import ACPPOConfig
 
 # A decision is then discounted as MAPPO's gamma and gae_lambda of 0.95 do it.
 _LIKE_MAPPO = {"algorithm": {"gamma_prime": None, "lambda_prime": 0.975}}
-_FROM_MAPPO = ("quickstart", "two_arm_state", "two_arm_state_chunks", "two_arm_pictures")
+_FROM_MAPPO = (
+    "quickstart",
+    "two_arm_state",
+    "two_arm_state_chunks",
+    "two_arm_demonstrations",
+    "two_arm_pictures",
+)
 
 SCRIPT = Script(
     doc=__doc__ or "",

@@ -8,7 +8,8 @@
 
 A study is a file that names algorithms, environments, seeds and a budget; those that come with the
 project lie in experiments/studies. Its runs are ordinary ones (`marl runs study=NAME`). Writes
-RUNS/NAME.md, .html, .json (of marl-eval) and a PNG for each environment.
+RUNS/NAME.md, .html, .json (of marl-eval) and a PNG for each environment; of a part of the study
+RUNS/NAME-part.md and so on.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _study(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{rest[0]}: write `with` and settings behind the study: with seed=1")
     if arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers} is refused; give a number from 1")
-    part = Part(arguments.algorithm, arguments.environment, arguments.seed)
+    part = Part(*map(tuple, (arguments.algorithm, arguments.environment, arguments.seed)))
     study = read_study(text, words=rest[1:], name=arguments.name, part=part)
     found = places(study)
     if arguments.dry_run:
@@ -73,10 +74,12 @@ def _study(arguments: argparse.Namespace) -> int:
             return submit(study, missing, arguments.slurm, _say)
         with _stop.install():
             code = run_here(study, missing, arguments.workers, _say)
-    return _report(study, arguments.output) or code
+    whole = _rundir.runs_dir() / study.name
+    base = whole if part == Part() else whole.with_name(f"{study.name}-part")
+    return _report(study, Path(arguments.output or base)) or code
 
 
-def _report(study: Study, output: str | None) -> int:
+def _report(study: Study, base: Path) -> int:
     from experiments.studies import report
 
     found = report.sections(study, places(study))
@@ -84,7 +87,6 @@ def _report(study: Study, output: str | None) -> int:
         print(f"no run of {study.name} is complete: there is nothing to report yet")
         return 0
     print(f"\n{report.markdown(study, found)}")
-    base = Path(output) if output else _rundir.runs_dir() / study.name
     for path in report.write(study, found, base):
         print(path)
     return 0

@@ -155,6 +155,11 @@ def test_a_study_runs_what_is_missing_and_reports(path: Path) -> None:
         ("pair", ("study:pair",), 0),
         ("pair", ("study:pair",), 1),
     ]
+    # the report of a part leaves that of the whole alone
+    report = (runs / "pair.md").read_bytes()
+    study(path, "--algorithm", "MAPPO", "--report")
+    assert "ACPPO" not in (runs / "pair-part.md").read_text()
+    assert (runs / "pair.md").read_bytes() == report
     # nothing to do, and one run that has become another by a change of the file
     assert "begins" not in study(path)
     path.write_text(STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace("1600", "2400"))
